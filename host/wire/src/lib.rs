@@ -1,1 +1,22 @@
-//! Placeholder header, replaced as the room is built.
+//! Everything that crosses a wire, a socket or the plugin border as bytes: addresses, packets, tunnel frames, beacon and
+//! registry messages, blueprints, and the frames of the services both a plugin and the command line speak.
+//!
+//! Called by every other room. This crate is pure: it opens nothing, reads no clock and no randomness, holds no keys and
+//! does no cryptography. Decoders take a byte slice that arrived from anywhere and either give a typed value or say which
+//! field was wrong; they never panic and never allocate by a length that has not been compared with what is there.
+//! Encoders append to the caller's buffer, or fill fixed arrays where a header is put in front of bytes that are already
+//! in place.
+//!
+//! Integers are big-endian on every wire of this crate unless an item says otherwise.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod cursor;
+
+pub mod addr;
+pub mod beacon;
+pub mod goquote;
+pub mod packet;
+pub mod ports;
+pub mod sack;
+pub mod tunnel;

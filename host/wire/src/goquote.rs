@@ -51,16 +51,16 @@ fn push_format(out: &mut String, args: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(args);
 }
 
-/// Letters, marks, numbers, punctuation, symbols and the ASCII space.
+/// Whether the Go peer calls a character printable: letters, marks, numbers, punctuation, symbols and the ASCII space.
 ///
 /// The standard library keeps exactly this table for its own debug output but does not export it. A character behind
 /// another one is escaped there only when it is not printable, so one debug-escaped pair answers the question.
-fn is_printable(c: char) -> bool {
+pub fn is_printable(c: char) -> bool {
     let mut buf = [b'a'; 5];
     let len = 1 + c.encode_utf8(&mut buf[1..]).len();
     match std::str::from_utf8(&buf[..len]) {
-        // Quotes and backslash are escaped there too; the caller has dealt with two of the three.
-        Ok(pair) => c == '\'' || pair.escape_debug().count() == 2,
+        // These three are printable but escaped all the same.
+        Ok(pair) => matches!(c, '\'' | '"' | '\\') || pair.escape_debug().count() == 2,
         Err(_) => false,
     }
 }

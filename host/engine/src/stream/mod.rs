@@ -1,0 +1,37 @@
+//! Reliable streams (stream.md): a TCP-like connection in packets of protocol 1.
+
+use std::fmt;
+
+/// Where a stream is in its life; prints as the texts of stream.md section 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Over.
+    Closed,
+    /// We sent a SYN.
+    SynSent,
+    /// Open in both directions.
+    Established,
+    /// We sent a FIN.
+    FinWait,
+    /// Both sides are done; repeats are still answered.
+    TimeWait,
+}
+
+impl State {
+    /// The text of status output.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Closed => "CLOSED",
+            Self::SynSent => "SYN_SENT",
+            Self::Established => "ESTABLISHED",
+            Self::FinWait => "FIN_WAIT",
+            Self::TimeWait => "TIME_WAIT",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}

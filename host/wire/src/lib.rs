@@ -12,11 +12,15 @@
 #![deny(missing_docs)]
 
 mod cursor;
+mod read;
 
 pub mod addr;
 pub mod beacon;
+pub mod gojson;
 pub mod goquote;
+pub mod ipc;
 pub mod packet;
 pub mod ports;
+pub mod registry;
 pub mod sack;
 pub mod tunnel;

@@ -1,0 +1,457 @@
+//! The task that owns the engine: datagrams in, commands in, stream bytes both ways, datagrams out, one timer.
+//!
+//! Each turn does a bounded amount of every kind of work, so no source can starve the others.
+
+use std::collections::HashMap;
+use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pilot_engine::time::Instant;
+use pilot_engine::{Answer, CloseReason, ConnId, Engine, Event, PingId, Query, QueryId, Read, Snapshot};
+use pilot_wire::addr::Addr;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::pipe::{End, Pipe, Wake};
+use super::{BindError, ConnInfo, Datagram, DialError, SendError, Signal, Stream};
+use crate::bus::Bus;
+use crate::clock::Clock;
+use crate::queue::Queue;
+use crate::udp::Udp;
+
+/// Receive batches handled before other work gets its turn.
+const RECEIVE_BATCHES: usize = 8;
+/// Commands handled per turn.
+const COMMANDS: usize = 256;
+/// Datagram runs sent per turn.
+const TRANSMITS: usize = 64;
+/// How long a node that is stopping keeps sending what is left.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// A change that runs on the engine.
+pub(super) type Change = Box<dyn FnOnce(&mut Engine, Instant) + Send>;
+
+/// What the handle asks of the driver.
+pub(super) enum Command {
+    Dial { to: Addr, port: u16, reply: oneshot::Sender<Result<Stream, DialError>> },
+    Bind { port: u16, queue: Arc<Queue<Stream>>, reply: oneshot::Sender<Result<(), BindError>> },
+    Unbind { port: u16, queue: Arc<Queue<Stream>> },
+    AcceptMore(u16),
+    SendDatagram { to: Addr, port: u16, data: Bytes, reply: oneshot::Sender<Result<(), SendError>> },
+    Ping { peer: Addr, payload: Bytes, reply: oneshot::Sender<Result<Duration, SendError>> },
+    RemovePeer { node: u32, reply: oneshot::Sender<()> },
+    CloseById(u32),
+    Configure(Change),
+    Answer(QueryId, Answer),
+    Snapshot(oneshot::Sender<Snapshot>),
+}
+
+/// What a driver is made of.
+pub(super) struct Parts {
+    pub(super) engine: Engine,
+    pub(super) udp: Udp,
+    pub(super) clock: Clock,
+    pub(super) bus: Bus,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) queries: mpsc::Sender<(QueryId, Query)>,
+    pub(super) signals: mpsc::Sender<Signal>,
+    pub(super) datagrams: broadcast::Sender<Datagram>,
+    pub(super) wake: Arc<Wake>,
+    pub(super) stop: CancellationToken,
+}
+
+struct Unsent {
+    to: SocketAddr,
+    segment_size: Option<usize>,
+}
+
+pub(super) struct Driver {
+    parts: Parts,
+    pipes: HashMap<ConnId, Arc<Pipe>>,
+    dials: HashMap<ConnId, oneshot::Sender<Result<Stream, DialError>>>,
+    pings: HashMap<PingId, oneshot::Sender<Result<Duration, SendError>>>,
+    listeners: HashMap<u16, Arc<Queue<Stream>>>,
+    dirty: Vec<ConnId>,
+    out: Vec<u8>,
+    unsent: Option<Unsent>,
+    /// Work was left because a turn's bound was reached.
+    more: bool,
+}
+
+impl Driver {
+    pub(super) fn new(parts: Parts) -> Self {
+        Driver {
+            parts,
+            pipes: HashMap::new(),
+            dials: HashMap::new(),
+            pings: HashMap::new(),
+            listeners: HashMap::new(),
+            dirty: Vec::new(),
+            out: Vec::with_capacity(1 << 16),
+            unsent: None,
+            more: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut stopping: Option<tokio::time::Instant> = None;
+        loop {
+            self.turn();
+            if let Some(deadline) = stopping
+                && (self.pipes.is_empty() || tokio::time::Instant::now() >= deadline)
+            {
+                break;
+            }
+            if self.more {
+                // Let the runtime's other tasks breathe, then go on without waiting.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let timer = self.parts.engine.poll_timeout().map(|t| self.parts.clock.deadline(t));
+            let far = tokio::time::Instant::now() + Duration::from_secs(3600);
+            let wake_at = [timer, stopping].into_iter().flatten().min().unwrap_or(far);
+            let wake = self.parts.wake.clone();
+            tokio::select! {
+                _ = self.parts.udp.readable() => {}
+                _ = self.parts.udp.writable(), if self.unsent.is_some() => {}
+                () = wake.notify.notified() => {}
+                command = self.parts.commands.recv() => match command {
+                    Some(command) => { self.command(command); }
+                    None => break,
+                },
+                () = tokio::time::sleep_until(wake_at) => {}
+                () = self.parts.stop.cancelled(), if stopping.is_none() => {
+                    stopping = Some(tokio::time::Instant::now() + LINGER);
+                    self.close_all();
+                }
+            }
+        }
+        self.end_all();
+    }
+
+    fn now(&self) -> Instant {
+        self.parts.clock.now()
+    }
+
+    fn turn(&mut self) {
+        self.more = false;
+        self.receive();
+        let now = self.now();
+        if self.parts.engine.poll_timeout().is_some_and(|t| t <= now) {
+            self.parts.engine.handle_timeout(now);
+        }
+        for _ in 0..COMMANDS {
+            match self.parts.commands.try_recv() {
+                Ok(command) => self.command(command),
+                Err(_) => break,
+            }
+        }
+        self.pump_dirty();
+        self.events();
+        self.forget_abandoned_dials();
+        self.transmit();
+    }
+
+    fn receive(&mut self) {
+        for batch in 0..RECEIVE_BATCHES {
+            let now = self.now();
+            let engine = &mut self.parts.engine;
+            match self.parts.udp.receive(|from, data| engine.handle_datagram(now, from, data)) {
+                Ok(0) => return,
+                Ok(_) => self.more |= batch + 1 == RECEIVE_BATCHES,
+                Err(e) => {
+                    warn!(error = %e, "receiving from the tunnel socket failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = self.now();
+        let engine = &mut self.parts.engine;
+        match command {
+            Command::Dial { to, port, reply } => match engine.dial(now, to, port) {
+                Ok(conn) => {
+                    self.dials.insert(conn, reply);
+                }
+                Err(e) => {
+                    let _ = reply.send(Err(DialError(e.to_string())));
+                }
+            },
+            Command::Bind { port, queue, reply } => {
+                let bound = engine.bind(port).map_err(|_| BindError::AlreadyBound(port));
+                if bound.is_ok() {
+                    self.listeners.insert(port, queue);
+                }
+                if reply.send(bound).is_err() {
+                    // The caller went away while it waited: nobody would ever release the port.
+                    if let Some(q) = self.listeners.remove(&port) {
+                        q.close();
+                        self.parts.engine.unbind(port);
+                    }
+                }
+            }
+            Command::Unbind { port, queue } => {
+                // A newer listener may hold the port by now; only its own end counts.
+                if self.listeners.get(&port).is_some_and(|q| Arc::ptr_eq(q, &queue)) {
+                    self.listeners.remove(&port);
+                    engine.unbind(port);
+                }
+            }
+            Command::AcceptMore(port) => self.accept(port),
+            Command::SendDatagram { to, port, data, reply } => {
+                let _ = reply
+                    .send(engine.send_datagram(now, to, port, &data).map_err(|e| SendError(e.to_string())));
+            }
+            Command::Ping { peer, payload, reply } => match engine.ping(now, peer, &payload) {
+                Ok(id) => {
+                    self.pings.retain(|_, waiting| !waiting.is_closed());
+                    self.pings.insert(id, reply);
+                }
+                Err(e) => {
+                    let _ = reply.send(Err(SendError(e.to_string())));
+                }
+            },
+            Command::RemovePeer { node, reply } => {
+                engine.remove_peer(now, node);
+                // Farewell messages queued before must leave before the keys are gone from memory.
+                let _ = reply.send(());
+            }
+            Command::CloseById(id) => {
+                if let Some(pipe) = self.pipes.get(&ConnId(id)) {
+                    pipe.close();
+                }
+            }
+            Command::Configure(change) => change(engine, now),
+            Command::Answer(id, answer) => engine.answer(now, id, answer),
+            Command::Snapshot(reply) => {
+                let _ = reply.send(engine.snapshot());
+            }
+        }
+    }
+
+    /// Moves bytes of the streams whose application side changed.
+    fn pump_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.parts.wake.take(&mut dirty);
+        for conn in dirty.drain(..) {
+            if let Some(pipe) = self.pipes.get(&conn).cloned() {
+                pipe.clear_dirty();
+                self.pump_rx(&pipe);
+                self.pump_tx(&pipe);
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    fn pump_tx(&mut self, pipe: &Pipe) {
+        let now = self.now();
+        let engine = &mut self.parts.engine;
+        let done = pipe.drain_tx(|chunk| match engine.write(now, pipe.conn, chunk.clone()) {
+            Ok(taken) => taken,
+            // The stream is gone; its end is reported by an event.
+            Err(_) => chunk.len(),
+        });
+        if done {
+            engine.close(now, pipe.conn);
+        }
+    }
+
+    fn pump_rx(&mut self, pipe: &Pipe) {
+        let now = self.now();
+        let mut moved = false;
+        loop {
+            let room = pipe.rx_room();
+            if room == 0 {
+                break;
+            }
+            match self.parts.engine.read(now, pipe.conn, room) {
+                Ok(Read::Data(chunk)) => {
+                    pipe.push_rx(chunk);
+                    moved = true;
+                }
+                Ok(Read::Finished) => {
+                    pipe.end_rx(End::Finished);
+                    break;
+                }
+                Ok(Read::Empty) | Err(_) => break,
+            }
+        }
+        if moved {
+            pipe.wake_reader();
+        }
+    }
+
+    fn events(&mut self) {
+        while let Some(event) = self.parts.engine.poll_event() {
+            self.event(event);
+        }
+        while let Some((id, query)) = self.parts.engine.poll_query() {
+            if let Err(e) = self.parts.queries.try_send((id, query)) {
+                debug!(error = %e, "a question of the engine found no room; it will ask again or give up");
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Connected { conn } => match self.dials.remove(&conn) {
+                Some(reply) => {
+                    if let Some(stream) = self.adopt(conn)
+                        && let Err(unclaimed) = reply.send(Ok(stream))
+                    {
+                        drop(unclaimed); // closes the stream: the dialler went away
+                    }
+                }
+                None => self.parts.engine.reset(self.parts.clock.now(), conn),
+            },
+            Event::DialFailed { conn, error } => {
+                if let Some(reply) = self.dials.remove(&conn) {
+                    let _ = reply.send(Err(DialError(error.to_string())));
+                }
+            }
+            Event::Incoming { port, .. } => self.accept(port),
+            Event::Readable { conn } => {
+                if let Some(pipe) = self.pipes.get(&conn).cloned() {
+                    self.pump_rx(&pipe);
+                }
+            }
+            Event::Writable { conn } => {
+                if let Some(pipe) = self.pipes.get(&conn).cloned() {
+                    self.pump_tx(&pipe);
+                }
+            }
+            Event::Closed { conn, reason } => self.closed(conn, reason),
+            Event::Datagram { from, src_port, dst_port, data, .. } => {
+                // No receiver is not an error: nobody listens.
+                let _ = self.parts.datagrams.send(Datagram { from, src_port, dst_port, data });
+            }
+            Event::Pong { id, rtt } => {
+                if let Some(reply) = self.pings.remove(&id) {
+                    let _ = reply.send(Ok(rtt));
+                }
+            }
+            Event::PingFailed { id } => {
+                if let Some(reply) = self.pings.remove(&id) {
+                    let _ = reply.send(Err(SendError("no answer".into())));
+                }
+            }
+            Event::BeaconNotify => self.signal(Signal::PollHandshakes),
+            Event::ObservedAddr(addr) => self.signal(Signal::ObservedAddr(addr)),
+            Event::Notice(notice) => self.parts.bus.publish(notice.topic(), Some(notice.payload())),
+            other => debug!(event = ?other, "an event this host does not know"),
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Both signals are hints that repeat by themselves; a full queue may lose one.
+        let _ = self.parts.signals.try_send(signal);
+    }
+
+    /// The stream is over. What arrived in order before the end is still the application's, also past the pipe's usual
+    /// bound (the engine's receive buffer bounds it); then the engine may forget the stream.
+    fn closed(&mut self, conn: ConnId, reason: CloseReason) {
+        let Some(pipe) = self.pipes.remove(&conn) else { return };
+        let now = self.now();
+        while let Ok(Read::Data(chunk)) = self.parts.engine.read(now, conn, usize::MAX) {
+            pipe.push_rx(chunk);
+        }
+        self.parts.engine.close(now, conn);
+        let end = match reason {
+            CloseReason::Finished | CloseReason::Local => End::Finished,
+            other => End::Broken(other.to_string()),
+        };
+        pipe.end_rx(end.clone());
+        pipe.end_tx(end);
+    }
+
+    /// Takes streams of the engine's accept queue as long as the listener has room.
+    fn accept(&mut self, port: u16) {
+        let Some(queue) = self.listeners.get(&port).cloned() else { return };
+        while queue.len() < super::LISTENER_QUEUE {
+            let Some(conn) = self.parts.engine.accept(port) else { return };
+            if let Some(stream) = self.adopt(conn) {
+                // Refused only when closed meanwhile; dropping the stream closes it.
+                let _ = queue.push(stream);
+            }
+        }
+    }
+
+    fn adopt(&mut self, conn: ConnId) -> Option<Stream> {
+        let i = self.parts.engine.conn_info(conn)?;
+        let info = ConnInfo {
+            local: i.local,
+            local_port: i.local_port,
+            remote: i.remote,
+            remote_port: i.remote_port,
+        };
+        let pipe = Arc::new(Pipe::new(conn, info, self.parts.wake.clone()));
+        self.pipes.insert(conn, pipe.clone());
+        self.pump_rx(&pipe);
+        Some(Stream::new(pipe, conn.0))
+    }
+
+    fn forget_abandoned_dials(&mut self) {
+        let now = self.now();
+        let engine = &mut self.parts.engine;
+        self.dials.retain(|conn, reply| {
+            if reply.is_closed() {
+                engine.reset(now, *conn);
+            }
+            !reply.is_closed()
+        });
+    }
+
+    fn transmit(&mut self) {
+        let segments = self.parts.udp.max_gso_segments();
+        for _ in 0..TRANSMITS {
+            if self.unsent.is_none() {
+                self.out.clear();
+                let now = self.now();
+                let Some(t) = self.parts.engine.poll_transmit(now, &mut self.out, segments) else { return };
+                self.unsent = Some(Unsent { to: t.to, segment_size: t.segment_size });
+            }
+            let Some(Unsent { to, segment_size }) = &self.unsent else { return };
+            match self.parts.udp.send(*to, &self.out, *segment_size) {
+                Ok(true) => self.unsent = None,
+                Ok(false) => return,
+                Err(e) => {
+                    // Lost like any datagram; the stream layer repairs it, the path layer notices the silence.
+                    debug!(error = %e, %to, "send failed");
+                    let to = *to;
+                    if matches!(e.kind(), HostUnreachable | NetworkUnreachable | ConnectionRefused) {
+                        let now = self.now();
+                        self.parts.engine.handle_send_error(now, to);
+                    }
+                    self.unsent = None;
+                }
+            }
+        }
+        self.more = true;
+    }
+
+    fn close_all(&mut self) {
+        for queue in self.listeners.values() {
+            queue.close();
+        }
+        for pipe in self.pipes.values() {
+            pipe.close();
+        }
+        for (_, reply) in self.dials.drain() {
+            let _ = reply.send(Err(DialError("node is shutting down".into())));
+        }
+    }
+
+    fn end_all(&mut self) {
+        self.close_all();
+        for (_, pipe) in self.pipes.drain() {
+            pipe.end_rx(End::Broken("node is shut down".into()));
+            pipe.end_tx(End::Broken("node is shut down".into()));
+        }
+    }
+}

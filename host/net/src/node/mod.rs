@@ -1,0 +1,422 @@
+//! One node on the network: an engine, its UDP socket and the task that drives both. [`Node`] is the handle that the
+//! local socket, the plugins and the host share.
+//!
+//! The driver task owns the engine; everybody else sends it commands over a bounded queue or moves bytes through a
+//! stream's bounded pipe. No lock is held around protocol state.
+
+mod driver;
+mod pipe;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pilot_engine::{Answer, Engine, Query, QueryId, Snapshot};
+use pilot_wire::addr::Addr;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::Bus;
+use crate::clock::Clock;
+use crate::queue::Queue;
+use crate::udp::Udp;
+use driver::{Command, Driver};
+use pipe::{Pipe, Wake};
+
+/// Commands that may wait for the driver; senders then wait.
+const COMMAND_QUEUE: usize = 1024;
+/// Questions of the engine that may wait for the host; the engine gives up on the rest by itself.
+const QUERY_QUEUE: usize = 1024;
+/// Received datagrams kept for a slow consumer; the oldest are dropped.
+const DATAGRAM_QUEUE: usize = 1024;
+/// Streams handed over per listener before they stay in the engine's own accept queue.
+const LISTENER_QUEUE: usize = 8;
+/// How long one write may wait for room before it fails (plugin-contract.md section 3, `Write`).
+pub const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The four endpoint values of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnInfo {
+    /// Our address.
+    pub local: Addr,
+    /// Our port.
+    pub local_port: u16,
+    /// The peer's address.
+    pub remote: Addr,
+    /// The peer's port.
+    pub remote_port: u16,
+}
+
+/// A datagram for one of our ports.
+#[derive(Clone, Debug)]
+pub struct Datagram {
+    /// Sender.
+    pub from: Addr,
+    /// Sender's port.
+    pub src_port: u16,
+    /// Our port.
+    pub dst_port: u16,
+    /// Payload.
+    pub data: Bytes,
+}
+
+/// What the engine wants the host to know or do beyond streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// The beacon told our public address.
+    ObservedAddr(SocketAddr),
+    /// The beacon says the registry holds handshakes for us (beacon.md section 1, 0x0A).
+    PollHandshakes,
+}
+
+/// A dial that failed. Texts as in stream.md section 8.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DialError(pub String);
+
+/// A port that cannot be bound.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    /// Another listener has it.
+    #[error("port {0} already bound")]
+    AlreadyBound(u16),
+    /// The node is shutting down.
+    #[error("node is shut down")]
+    Down,
+}
+
+/// A datagram that could not be sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SendError(pub String);
+
+/// Why a read ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The read timeout passed (plugin-contract.md section 3).
+    #[error("pilot: read deadline exceeded")]
+    TimedOut,
+    /// The stream broke.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Why a write failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The peer took nothing for [`WRITE_PATIENCE`].
+    #[error("send buffer full")]
+    Full,
+    /// We closed it, or the peer did.
+    #[error("connection closed")]
+    Closed,
+    /// The stream broke.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// A handle to the driver task; cheap to clone. When the last one goes, the task ends.
+#[derive(Clone)]
+pub struct Node {
+    commands: mpsc::Sender<Command>,
+    datagrams: broadcast::Sender<Datagram>,
+    bus: Bus,
+    local_addr: SocketAddr,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("local_addr", &self.local_addr).finish_non_exhaustive()
+    }
+}
+
+/// What [`Node::spawn`] gives besides the handle.
+#[derive(Debug)]
+pub struct NodeFeeds {
+    /// Questions to answer with [`Node::answer`]: resolve, keys, admission.
+    pub queries: mpsc::Receiver<(QueryId, Query)>,
+    /// Hints for the membership task.
+    pub signals: mpsc::Receiver<Signal>,
+    /// Ends when the driver has sent its last datagram.
+    pub task: tokio::task::JoinHandle<()>,
+    /// Cancel to close every stream, flush and end the driver.
+    pub stop: CancellationToken,
+}
+
+impl Node {
+    /// Starts the driver of `engine` on `udp`. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// When the socket has no local address.
+    pub fn spawn(engine: Engine, udp: Udp, clock: Clock, bus: Bus) -> std::io::Result<(Node, NodeFeeds)> {
+        let local_addr = udp.local_addr()?;
+        let (commands, command_rx) = mpsc::channel(COMMAND_QUEUE);
+        let (query_tx, queries) = mpsc::channel(QUERY_QUEUE);
+        let (signal_tx, signals) = mpsc::channel(16);
+        let (datagrams, _) = broadcast::channel(DATAGRAM_QUEUE);
+        let stop = CancellationToken::new();
+        let driver = Driver::new(driver::Parts {
+            engine,
+            udp,
+            clock,
+            bus: bus.clone(),
+            commands: command_rx,
+            queries: query_tx,
+            signals: signal_tx,
+            datagrams: datagrams.clone(),
+            wake: Arc::new(Wake::default()),
+            stop: stop.clone(),
+        });
+        let task = tokio::spawn(driver.run());
+        Ok((Node { commands, datagrams, bus, local_addr }, NodeFeeds { queries, signals, task, stop }))
+    }
+
+    /// The tunnel socket's address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The event bus.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Datagrams for any of our ports, from now on.
+    pub fn datagrams(&self) -> broadcast::Receiver<Datagram> {
+        self.datagrams.subscribe()
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (tx, rx) = oneshot::channel();
+        self.commands.send(make(tx)).await.ok()?;
+        rx.await.ok()
+    }
+
+    async fn tell(&self, command: Command) {
+        // The driver is gone only when the node is down; then there is nothing left to change.
+        let _ = self.commands.send(command).await;
+    }
+
+    /// Opens a stream. Dropping the future cancels the dial.
+    ///
+    /// # Errors
+    /// The texts of stream.md section 8.
+    pub async fn dial(&self, to: Addr, port: u16) -> Result<Stream, DialError> {
+        self.ask(|reply| Command::Dial { to, port, reply })
+            .await
+            .unwrap_or_else(|| Err(DialError("node is shut down".into())))
+    }
+
+    /// Binds a port.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(&self, port: u16) -> Result<Listener, BindError> {
+        let queue = Arc::new(Queue::new(LISTENER_QUEUE));
+        let q = queue.clone();
+        self.ask(|reply| Command::Bind { port, queue: q, reply }).await.unwrap_or(Err(BindError::Down))?;
+        Ok(Listener { port, queue, commands: self.commands.clone() })
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// The engine's text.
+    pub async fn send_datagram(&self, to: Addr, port: u16, data: Bytes) -> Result<(), SendError> {
+        self.ask(|reply| Command::SendDatagram { to, port, data, reply })
+            .await
+            .unwrap_or_else(|| Err(SendError("node is shut down".into())))
+    }
+
+    /// One control ping, engine to engine; the round trip.
+    ///
+    /// # Errors
+    /// A text when it cannot be sent; waiting for the answer has no limit of its own.
+    pub async fn ping(&self, peer: Addr, payload: Bytes) -> Result<Duration, SendError> {
+        self.ask(|reply| Command::Ping { peer, payload, reply })
+            .await
+            .unwrap_or_else(|| Err(SendError("node is shut down".into())))
+    }
+
+    /// Forgets a peer's keys, queues and routes.
+    pub async fn remove_peer(&self, node: u32) {
+        // Answered, so that a caller that revokes trust knows the tunnel is gone.
+        let _ = self.ask(|reply| Command::RemovePeer { node, reply }).await;
+    }
+
+    /// For five minutes SYNs of `node` to ports 444 and 1001 pass the trust gate.
+    pub async fn open_reply_window(&self, node: u32) {
+        self.tell(Command::Configure(Box::new(move |engine, now| engine.open_reply_window(now, node)))).await;
+    }
+
+    /// Runs a short change on the engine inside the driver: identity, node id, beacon and the like.
+    pub async fn configure(
+        &self,
+        change: impl FnOnce(&mut Engine, pilot_engine::time::Instant) + Send + 'static,
+    ) {
+        self.tell(Command::Configure(Box::new(change))).await;
+    }
+
+    /// Answers a question of the engine.
+    pub async fn answer(&self, id: QueryId, answer: Answer) {
+        self.tell(Command::Answer(id, answer)).await;
+    }
+
+    /// Closes a stream by its number, as any local client may (ipc.md section 6).
+    pub async fn close_by_id(&self, id: u32) {
+        self.tell(Command::CloseById(id)).await;
+    }
+
+    /// Counters, peers, streams and ports at this moment; `None` when the node is down.
+    pub async fn snapshot(&self) -> Option<Snapshot> {
+        self.ask(Command::Snapshot).await
+    }
+}
+
+/// Streams that arrive on one port. Dropping it unbinds.
+#[derive(Debug)]
+pub struct Listener {
+    port: u16,
+    queue: Arc<Queue<Stream>>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Listener {
+    /// The bound port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The next stream, or `None` once closed.
+    pub async fn accept(&self) -> Option<Stream> {
+        let stream = self.queue.pop().await;
+        self.more();
+        stream
+    }
+
+    /// Blocks this thread for the next stream.
+    pub fn accept_blocking(&self) -> Option<Stream> {
+        match self.queue.pop_blocking(None) {
+            crate::queue::Waited::Item(stream) => {
+                self.more();
+                Some(stream)
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells the driver that there is room again. A full command queue means that it is about to look anyway.
+    fn more(&self) {
+        let _ = self.commands.try_send(Command::AcceptMore(self.port));
+    }
+
+    /// Releases the port; idempotent. Streams queued before are still handed out.
+    pub fn close(&self) {
+        self.queue.close();
+        unbind(&self.commands, self.port, &self.queue);
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn unbind(commands: &mpsc::Sender<Command>, port: u16, queue: &Arc<Queue<Stream>>) {
+    let command = Command::Unbind { port, queue: queue.clone() };
+    if let Err(mpsc::error::TrySendError::Full(command)) = commands.try_send(command) {
+        // Must not be lost: wait on a task when we are inside the runtime, on this thread otherwise.
+        let commands = commands.clone();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                runtime.spawn(async move { commands.send(command).await.ok() });
+            }
+            Err(_) => {
+                let _ = commands.blocking_send(command);
+            }
+        }
+    }
+}
+
+/// A reliable stream; clones share it. When the last clone goes, it is closed.
+#[derive(Clone)]
+pub struct Stream {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pipe: Arc<Pipe>,
+    id: u32,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.pipe.close();
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("id", &self.shared.id).finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    fn new(pipe: Arc<Pipe>, id: u32) -> Self {
+        Stream { shared: Arc::new(Shared { pipe, id }) }
+    }
+
+    /// The daemon-wide connection number.
+    pub fn id(&self) -> u32 {
+        self.shared.id
+    }
+
+    /// The four endpoint values.
+    pub fn info(&self) -> ConnInfo {
+        self.shared.pipe.info
+    }
+
+    /// The next bytes, or `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// [`ReadError::Broken`] when the stream ended without a proper end.
+    pub async fn read(&self) -> Result<Option<Bytes>, ReadError> {
+        self.shared.pipe.read().await
+    }
+
+    /// Queues `data`; waits while too much is queued already.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn write(&self, data: Bytes) -> Result<(), WriteError> {
+        self.shared.pipe.write(data).await
+    }
+
+    /// As [`read`](Self::read) for plain threads: fills `buf` with what is there; 0 is the end.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read_blocking(&self, buf: &mut [u8]) -> Result<usize, ReadError> {
+        self.shared.pipe.read_blocking(buf)
+    }
+
+    /// Limit for each later [`read_blocking`](Self::read_blocking); `None` waits for ever.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) {
+        self.shared.pipe.set_read_timeout(timeout);
+    }
+
+    /// As [`write`](Self::write) for plain threads, with [`WRITE_PATIENCE`].
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn write_blocking(&self, data: Bytes) -> Result<(), WriteError> {
+        self.shared.pipe.write_blocking(data, WRITE_PATIENCE)
+    }
+
+    /// Sends the end after everything written; idempotent.
+    pub fn close(&self) {
+        self.shared.pipe.close();
+    }
+}

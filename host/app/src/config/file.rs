@@ -1,0 +1,373 @@
+//! Reads `pilot.toml`: every value keeps its place in the text, so that a complaint can name file, line and key.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+use toml::Spanned;
+
+use super::{
+    Config, ConfigError, DEFAULT_PLUGINS_DIR, LogConfig, NodeConfig, Overrides, PluginsConfig, RendezvousSettings,
+};
+
+type Field<T> = Option<Spanned<T>>;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Raw {
+    node: RawNode,
+    registry: RawAddr,
+    beacon: RawAddr,
+    rendezvous: RawRendezvous,
+    ipc: RawIpc,
+    plugins: RawPlugins,
+    plugin: BTreeMap<String, toml::Table>,
+    log: RawLog,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawNode {
+    state_dir: Field<String>,
+    identity: Field<String>,
+    hostname: Field<String>,
+    listen: Field<String>,
+    endpoint: Field<String>,
+    public: Field<bool>,
+    trust_auto_approve: Field<bool>,
+    admin_token: Field<String>,
+    networks: Field<Vec<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawAddr {
+    addr: Field<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawRendezvous {
+    registry: Field<String>,
+    beacon: Field<String>,
+    data_dir: Field<String>,
+    admin_token: Field<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawIpc {
+    socket: Field<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawPlugins {
+    dir: Field<String>,
+    init_timeout: Field<String>,
+    shutdown_timeout: Field<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawLog {
+    level: Field<String>,
+    format: Field<String>,
+}
+
+/// Knows the text, so that it can say where something stands.
+struct Source<'a> {
+    origin: &'a str,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn line(&self, offset: usize) -> usize {
+        self.text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
+    }
+
+    fn error(&self, offset: usize, key: &str, message: impl Into<String>) -> ConfigError {
+        ConfigError {
+            origin: self.origin.to_owned(),
+            line: self.line(offset),
+            key: key.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    /// The dotted key at `offset`: the table header above it and the left side of its line.
+    fn key_at(&self, offset: usize) -> String {
+        let mut table = String::new();
+        let mut key = String::new();
+        let last = self.line(offset);
+        for line in self.text.lines().take(last) {
+            let line = line.trim();
+            if let Some(header) = line.strip_prefix('[').and_then(|l| l.split(']').next()) {
+                table = header.trim_matches(['[', ']', ' ']).to_owned();
+                key.clear();
+            } else if let Some((left, _)) = line.split_once('=')
+                && !left.trim().is_empty()
+                && !left.trim_start().starts_with('#')
+            {
+                key = left.trim().to_owned();
+            }
+        }
+        match (table.is_empty(), key.is_empty()) {
+            (true, _) => key,
+            (_, true) => table,
+            _ => format!("{table}.{key}"),
+        }
+    }
+}
+
+/// Parses, merges and checks. `text` is the file's content, `origin` its name.
+pub(super) fn parse(origin: &str, text: &str, over: &Overrides) -> Result<Config, ConfigError> {
+    let source = Source { origin, text };
+    let raw: Raw = toml::from_str(text).map_err(|e| {
+        let offset = e.span().map_or(0, |s| s.start);
+        source.error(offset, &source.key_at(offset), e.message().to_owned())
+    })?;
+    Merger { source, over }.config(raw)
+}
+
+/// A value and where it came from, for messages.
+struct Given<T> {
+    value: T,
+    place: Place,
+}
+
+enum Place {
+    Flag(&'static str),
+    File(usize),
+    Default,
+}
+
+struct Merger<'a> {
+    source: Source<'a>,
+    over: &'a Overrides,
+}
+
+impl Merger<'_> {
+    fn pick<T: Clone>(&self, flag: &'static str, over: &Option<T>, file: Field<T>, default: T) -> Given<T> {
+        match (over, file) {
+            (Some(v), _) => Given { value: v.clone(), place: Place::Flag(flag) },
+            (None, Some(v)) => {
+                let start = v.span().start;
+                Given { value: v.into_inner(), place: Place::File(start) }
+            }
+            (None, None) => Given { value: default, place: Place::Default },
+        }
+    }
+
+    fn bad<T>(&self, given: &Given<T>, key: &str, message: String) -> ConfigError {
+        match given.place {
+            Place::File(offset) => self.source.error(offset, key, message),
+            Place::Flag(flag) => {
+                ConfigError { origin: flag.to_owned(), line: 0, key: key.to_owned(), message }
+            }
+            Place::Default => {
+                ConfigError { origin: "default".to_owned(), line: 0, key: key.to_owned(), message }
+            }
+        }
+    }
+
+    fn config(&self, raw: Raw) -> Result<Config, ConfigError> {
+        let node = self.node(raw.node)?;
+        let over = self.over;
+        let registry = self.endpoint("registry.addr", &self.pick("--registry", &over.registry, raw.registry.addr, String::new()))?;
+        let beacon = self.endpoint("beacon.addr", &self.pick("--beacon", &over.beacon, raw.beacon.addr, String::new()))?;
+        let r = raw.rendezvous;
+        let rendezvous = RendezvousSettings {
+            registry: self.socket_addr("rendezvous.registry", &self.pick("", &None, r.registry, "127.0.0.1:9000".into()))?,
+            beacon: self.socket_addr("rendezvous.beacon", &self.pick("", &None, r.beacon, "127.0.0.1:9001".into()))?,
+            data_dir: Some(self.pick("", &None, r.data_dir, String::new()).value)
+                .filter(|d| !d.is_empty())
+                .map(|d| expand(&d)),
+            admin_token: self.pick("", &None, r.admin_token, String::new()).value,
+        };
+        let socket = self.path("ipc.socket", "--socket", &over.socket, raw.ipc.socket, super::default_socket())?;
+        if socket.as_os_str().len() > 100 {
+            let given = Given { value: (), place: Place::Default };
+            return Err(self.bad(
+                &given,
+                "ipc.socket",
+                format!("{} is longer than a Unix socket path may be (100 bytes); choose a shorter one", socket.display()),
+            ));
+        }
+        let p = raw.plugins;
+        let plugins = PluginsConfig {
+            dir: self.path("plugins.dir", "--plugins", &over.plugins_dir, p.dir, DEFAULT_PLUGINS_DIR.into())?,
+            init_timeout: self.duration("plugins.init_timeout", &self.pick("", &None, p.init_timeout, "10s".into()))?,
+            shutdown_timeout: self
+                .duration("plugins.shutdown_timeout", &self.pick("", &None, p.shutdown_timeout, "5s".into()))?,
+        };
+        let plugin = raw.plugin.into_iter().map(|(name, table)| (name, to_json(toml::Value::Table(table)))).collect();
+        let log = self.log(raw.log)?;
+        Ok(Config { node, registry, beacon, rendezvous, socket, plugins, plugin, log })
+    }
+
+    fn node(&self, raw: RawNode) -> Result<NodeConfig, ConfigError> {
+        let over = self.over;
+        let state_dir = self.path("node.state_dir", "--state-dir", &over.state_dir, raw.state_dir, super::default_state_dir())?;
+        let identity =
+            self.path("node.identity", "--identity", &over.identity, raw.identity, state_dir.join("identity.json"))?;
+        let hostname = self.pick("--hostname", &over.hostname, raw.hostname, String::new());
+        if !hostname.value.is_empty() && !is_hostname(&hostname.value) {
+            return Err(self.bad(
+                &hostname,
+                "node.hostname",
+                format!(
+                    "{:?} is not a host name; use up to 63 lower-case letters, digits and inner hyphens",
+                    hostname.value
+                ),
+            ));
+        }
+        let listen = self.socket_addr("node.listen", &self.pick("--listen", &over.listen, raw.listen, "0.0.0.0:0".into()))?;
+        let endpoint = self.pick("--endpoint", &over.endpoint, raw.endpoint, String::new());
+        let endpoint = match endpoint.value.is_empty() {
+            true => None,
+            false => Some(self.socket_addr("node.endpoint", &endpoint)?),
+        };
+        let networks = self.pick("", &None, raw.networks, Vec::new());
+        let mut ids = Vec::with_capacity(networks.value.len());
+        for n in &networks.value {
+            match u16::try_from(*n) {
+                Ok(id) if id > 0 => ids.push(id),
+                _ => {
+                    return Err(self.bad(
+                        &networks,
+                        "node.networks",
+                        format!("{n} is not a network id; use whole numbers from 1 to 65535"),
+                    ));
+                }
+            }
+        }
+        Ok(NodeConfig {
+            state_dir,
+            identity,
+            hostname: hostname.value,
+            listen,
+            endpoint,
+            public: self.pick("--public", &over.public, raw.public, false).value,
+            trust_auto_approve: self
+                .pick("--trust-auto-approve", &over.trust_auto_approve, raw.trust_auto_approve, false)
+                .value,
+            admin_token: self.pick("--admin-token", &over.admin_token, raw.admin_token, String::new()).value,
+            networks: ids,
+        })
+    }
+
+    fn log(&self, raw: RawLog) -> Result<LogConfig, ConfigError> {
+        let level = self.pick("--log-level", &self.over.log_level, raw.level, "info".into());
+        if tracing_subscriber::EnvFilter::builder().parse(&level.value).is_err() {
+            return Err(self.bad(
+                &level,
+                "log.level",
+                format!("{:?} is not a level; use error, warn, info, debug, trace, or target=level pairs", level.value),
+            ));
+        }
+        let format = self.pick("--log-format", &self.over.log_format, raw.format, "text".into());
+        let json = match format.value.as_str() {
+            "text" => false,
+            "json" => true,
+            other => {
+                return Err(self.bad(&format, "log.format", format!("{other:?} is not a format; use text or json")));
+            }
+        };
+        Ok(LogConfig { level: level.value, json })
+    }
+
+    fn path(
+        &self,
+        key: &str,
+        flag: &'static str,
+        over: &Option<PathBuf>,
+        file: Field<String>,
+        default: PathBuf,
+    ) -> Result<PathBuf, ConfigError> {
+        let given = self.pick(flag, over, None, PathBuf::new());
+        let given = match (over, file) {
+            (Some(_), _) => given,
+            (None, Some(text)) => {
+                let start = text.span().start;
+                Given { value: expand(text.get_ref()), place: Place::File(start) }
+            }
+            (None, None) => Given { value: default, place: Place::Default },
+        };
+        if given.value.as_os_str().is_empty() {
+            return Err(self.bad(&given, key, "must not be empty; name a path or leave the key out".into()));
+        }
+        Ok(given.value)
+    }
+
+    fn socket_addr(&self, key: &str, given: &Given<String>) -> Result<SocketAddr, ConfigError> {
+        let text = match given.value.strip_prefix(':') {
+            Some(port) => format!("0.0.0.0:{port}"),
+            None => given.value.clone(),
+        };
+        text.parse().map_err(|_| {
+            self.bad(given, key, format!("{:?} is not an address; write IP:PORT, for example 0.0.0.0:4000", given.value))
+        })
+    }
+
+    fn endpoint(&self, key: &str, given: &Given<String>) -> Result<Option<String>, ConfigError> {
+        if given.value.is_empty() {
+            return Ok(None);
+        }
+        let ok = given.value.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0) && !host.contains(char::is_whitespace)
+        });
+        if !ok {
+            return Err(self.bad(
+                given,
+                key,
+                format!("{:?} is not HOST:PORT; write for example registry.example.org:9000", given.value),
+            ));
+        }
+        Ok(Some(given.value.clone()))
+    }
+
+    fn duration(&self, key: &str, given: &Given<String>) -> Result<Duration, ConfigError> {
+        let parsed = pilot_wire::goduration::parse(&given.value)
+            .ok()
+            .and_then(|nanos| u64::try_from(nanos).ok())
+            .map(Duration::from_nanos)
+            .filter(|d| *d >= Duration::from_millis(1) && *d <= Duration::from_secs(3600));
+        parsed.ok_or_else(|| {
+            self.bad(given, key, format!("{:?} is not a duration from 1ms to 1h; write for example 5s", given.value))
+        })
+    }
+}
+
+/// `~` at the start means the home directory.
+fn expand(text: &str) -> PathBuf {
+    match text.strip_prefix("~/").and_then(|rest| std::env::var_os("HOME").map(|h| Path::new(&h).join(rest))) {
+        Some(path) => path,
+        None => PathBuf::from(text),
+    }
+}
+
+/// registry.md section 3.3, "Name rules".
+fn is_hostname(text: &str) -> bool {
+    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
+    text.len() <= 63
+        && text.as_bytes().iter().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && !["localhost", "backbone", "broadcast"].contains(&text)
+}
+
+fn to_json(value: toml::Value) -> Value {
+    match value {
+        toml::Value::String(s) => Value::String(s),
+        toml::Value::Integer(i) => Value::from(i),
+        toml::Value::Float(f) => Value::from(f),
+        toml::Value::Boolean(b) => Value::Bool(b),
+        toml::Value::Datetime(d) => Value::String(d.to_string()),
+        toml::Value::Array(a) => Value::Array(a.into_iter().map(to_json).collect()),
+        toml::Value::Table(t) => Value::Object(t.into_iter().map(|(k, v)| (k, to_json(v))).collect()),
+    }
+}

@@ -1,0 +1,330 @@
+//! What one running host is made of, shared by its plugins' handles, the local socket and the background tasks.
+//! Holds state and the operations that need several parts at once; starts nothing by itself (`run` does).
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use pilot_engine::identity::Identity;
+use pilot_net::bus::Bus;
+use pilot_net::node::{DialError, Node, Stream};
+use pilot_net::registry_client::RegistryClient;
+use pilot_wire::addr::Addr;
+use plugin_abi::{Direction, PolicyEvent, PortGate};
+use serde_json::{Map, Value};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::services::Services;
+
+/// Longest a dial may take before the caller is told (stream.md section 8: 17.25 s of SYNs plus the key wait).
+pub const DIAL_LIMIT: Duration = Duration::from_secs(28);
+
+/// Wake-ups for the membership task, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nudge {
+    /// An own handshake request went out to this node: watch the inbox closely for a while.
+    OwnRequest(u32),
+    /// A local client is about to look at trust: poll the inbox now unless that just happened.
+    ClientLooks,
+}
+
+/// One host.
+pub struct Core {
+    /// The checked configuration.
+    pub config: Config,
+    /// Streams and datagrams.
+    pub node: Node,
+    /// Services that plugins provide.
+    pub services: Services,
+    /// The runtime that host tasks and plugin futures run on.
+    pub runtime: Handle,
+    /// Cancelled when the host is asked to stop.
+    pub stop: CancellationToken,
+    /// When the host started.
+    pub started: Instant,
+    /// To the membership task.
+    pub nudges: mpsc::Sender<(Nudge, tokio::sync::oneshot::Sender<()>)>,
+    identity: RwLock<Option<Arc<Identity>>>,
+    registry: RwLock<Option<Arc<RegistryClient>>>,
+    node_id: AtomicU32,
+    public: AtomicBool,
+    hostname: RwLock<String>,
+    endpoint: RwLock<String>,
+    member_tags: RwLock<HashMap<u16, Vec<String>>>,
+    peer_tags: RwLock<HashMap<u32, Vec<String>>>,
+    handshakes_in_flight: Mutex<HashSet<u32>>,
+    /// Ports that plugins hold.
+    pub plugin_ports: crate::face::PluginPorts,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("node_id", &self.node_id()).finish_non_exhaustive()
+    }
+}
+
+/// Peers whose registry tags are remembered for the port gate; beyond it the table starts anew.
+const PEER_TAGS: usize = 4096;
+
+impl Core {
+    /// A host that is not registered yet.
+    pub fn new(
+        config: Config,
+        node: Node,
+        identity: Arc<Identity>,
+        stop: CancellationToken,
+        nudges: mpsc::Sender<(Nudge, tokio::sync::oneshot::Sender<()>)>,
+    ) -> Self {
+        let public = config.node.public;
+        let hostname = config.node.hostname.clone();
+        Core {
+            config,
+            node,
+            services: Services::default(),
+            runtime: Handle::current(),
+            stop,
+            started: Instant::now(),
+            nudges,
+            identity: RwLock::new(Some(identity)),
+            registry: RwLock::new(None),
+            node_id: AtomicU32::new(0),
+            public: AtomicBool::new(public),
+            hostname: RwLock::new(hostname),
+            endpoint: RwLock::new(String::new()),
+            member_tags: RwLock::default(),
+            peer_tags: RwLock::default(),
+            handshakes_in_flight: Mutex::default(),
+            plugin_ports: crate::face::PluginPorts::default(),
+        }
+    }
+
+    /// This node's id, 0 before registration.
+    pub fn node_id(&self) -> u32 {
+        self.node_id.load(Ordering::Acquire)
+    }
+
+    /// This node's backbone address, zero before registration.
+    pub fn addr(&self) -> Addr {
+        Addr { network: 0, node: self.node_id() }
+    }
+
+    /// Whether strangers may connect.
+    pub fn is_public(&self) -> bool {
+        self.public.load(Ordering::Acquire)
+    }
+
+    /// The registered name, or empty.
+    pub fn hostname(&self) -> String {
+        self.hostname.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a new name.
+    pub fn set_hostname(&self, name: &str) {
+        *self.hostname.write().unwrap_or_else(PoisonError::into_inner) = name.to_owned();
+    }
+
+    /// The address the registry knows for us, as text; empty before registration.
+    pub fn endpoint(&self) -> String {
+        self.endpoint.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Registration succeeded: engine, bus and everybody who asks learn the node id.
+    pub async fn registered(&self, node_id: u32, endpoint: &str) {
+        self.node_id.store(node_id, Ordering::Release);
+        *self.endpoint.write().unwrap_or_else(PoisonError::into_inner) = endpoint.to_owned();
+        self.node.bus().set_node_id(node_id);
+        let public = self.is_public();
+        self.node.configure(move |engine, _| engine.set_node(node_id, public, &[])).await;
+    }
+
+    /// Visibility changed at the registry.
+    pub async fn set_public(&self, public: bool) {
+        self.public.store(public, Ordering::Release);
+        let node_id = self.node_id();
+        self.node.configure(move |engine, _| engine.set_node(node_id, public, &[])).await;
+    }
+
+    /// The identity.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The registry connection, or none before it is set up.
+    pub fn registry(&self) -> Option<Arc<RegistryClient>> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Installs the registry connection.
+    pub fn set_registry(&self, client: Arc<RegistryClient>) {
+        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Some(client);
+    }
+
+    /// The event bus.
+    pub fn bus(&self) -> &Bus {
+        self.node.bus()
+    }
+
+    /// Replaces the cached tags of this node in `network` (plugin-contract.md section 2, `SetMemberTags`).
+    pub fn set_member_tags(&self, network: u16, tags: Vec<String>) {
+        self.member_tags.write().unwrap_or_else(PoisonError::into_inner).insert(network, tags);
+    }
+
+    /// Remembers a peer's registry tags for the port gate.
+    pub fn note_peer_tags(&self, node: u32, tags: Vec<String>) {
+        let mut table = self.peer_tags.write().unwrap_or_else(PoisonError::into_inner);
+        if table.len() >= PEER_TAGS && !table.contains_key(&node) {
+            table.clear();
+        }
+        table.insert(node, tags);
+    }
+
+    /// Runs a future to its end from a plain thread. Works on runtime threads as well, where `block_on` would panic.
+    pub fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let (tx, rx) = std::sync::mpsc::sync_channel(1);
+        self.runtime.spawn(async move {
+            let _ = tx.send(future.await);
+        });
+        rx.recv().ok()
+    }
+
+    /// The policies' word on a port (plugin-contract.md section 7, "Engine rule"): the runner of `network`, and every
+    /// other runner whose table has the peer; any "no" is a no, and all are asked. Blocks: call it from a thread that
+    /// may wait.
+    pub fn port_allowed(
+        &self,
+        event: PolicyEvent,
+        network: u16,
+        peer: u32,
+        port: u16,
+        size: u32,
+        direction: Direction,
+    ) -> bool {
+        let Some(manager) = self.services.policy.get() else { return true };
+        let node_info_tags =
+            self.peer_tags.read().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned().unwrap_or_default();
+        let mut allowed = true;
+        for runner in manager.all() {
+            let id = runner.network_id();
+            if id != network && !runner.has_member(peer) {
+                continue;
+            }
+            let local_tags =
+                self.member_tags.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned().unwrap_or_default();
+            allowed &= runner.evaluate_port_gate(&PortGate {
+                event,
+                port,
+                peer,
+                payload_size: size,
+                direction,
+                local_tags,
+                node_info_tags: node_info_tags.clone(),
+            });
+        }
+        allowed
+    }
+
+    /// As [`port_allowed`](Self::port_allowed) off the calling task; free when no policy manager is there.
+    pub async fn port_allowed_async(
+        self: &Arc<Self>,
+        event: PolicyEvent,
+        network: u16,
+        peer: u32,
+        port: u16,
+        size: u32,
+        direction: Direction,
+    ) -> bool {
+        if self.services.policy.get().is_none() {
+            return true;
+        }
+        let core = self.clone();
+        let task =
+            tokio::task::spawn_blocking(move || core.port_allowed(event, network, peer, port, size, direction));
+        // A gate that cannot answer denies.
+        task.await.unwrap_or(false)
+    }
+
+    /// Opens a stream: outbound policy first, then the engine.
+    ///
+    /// # Errors
+    /// The texts of stream.md section 8.
+    pub async fn dial(self: &Arc<Self>, to: Addr, port: u16) -> Result<Stream, DialError> {
+        if !self.port_allowed_async(PolicyEvent::Dial, to.network, to.node, port, 0, Direction::Out).await {
+            return Err(DialError(format!("port {port} not allowed by network {} policy", to.network)));
+        }
+        match tokio::time::timeout(DIAL_LIMIT, self.node.dial(to, port)).await {
+            Ok(result) => result,
+            Err(_) => Err(DialError("dial timeout".into())),
+        }
+    }
+
+    /// Sends a datagram: outbound policy first, then the engine.
+    ///
+    /// # Errors
+    /// A text for people (plugin-contract.md section 2, `SendDatagram`).
+    pub async fn send_datagram(self: &Arc<Self>, to: Addr, port: u16, data: bytes::Bytes) -> Result<(), String> {
+        if to.node == u32::MAX {
+            return Err("broadcast address requires admin token: use BroadcastDatagram".into());
+        }
+        let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        if !self.port_allowed_async(PolicyEvent::Datagram, to.network, to.node, port, size, Direction::Out).await {
+            let mut payload = Map::new();
+            payload.insert("direction".into(), "out".into());
+            payload.insert("dst_node_id".into(), to.node.into());
+            payload.insert("dst_port".into(), port.into());
+            payload.insert("network".into(), to.network.into());
+            self.bus().publish("datagram.port_rejected", Some(payload));
+            return Err(format!("port {port} not allowed by network {} policy", to.network));
+        }
+        self.node.send_datagram(to, port, data).await.map_err(|e| e.to_string())
+    }
+
+    /// One signed registry operation as this node.
+    ///
+    /// # Errors
+    /// `registry connection not initialized`, or the client's error.
+    pub async fn registry_call(&self, op: &str, params: Map<String, Value>) -> Result<Map<String, Value>, String> {
+        let registry = self.registry().ok_or("registry connection not initialized")?;
+        registry.call_signed(op, params).await.map_err(|e| e.to_string())
+    }
+
+    /// Asks `node` for trust through the handshake service, one request at a time per peer. `Ok(false)`: one already
+    /// runs. Blocks.
+    ///
+    /// # Errors
+    /// `handshake service not registered`, else the service's error.
+    pub fn handshake_request(&self, node: u32, reason: &str) -> Result<bool, plugin_abi::Error> {
+        let service = self.services.handshake.get().ok_or_else(no_handshake)?;
+        let lock = || self.handshakes_in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lock().insert(node) {
+            return Ok(false);
+        }
+        let result = service.send_request(node, reason);
+        lock().remove(&node);
+        result?;
+        if !service.is_trusted(node) {
+            let (tx, _) = tokio::sync::oneshot::channel();
+            // A full queue only delays the answer to the next regular poll.
+            let _ = self.nudges.try_send((Nudge::OwnRequest(node), tx));
+        }
+        Ok(true)
+    }
+
+    /// Polls the registry's inbox before a local client looks at trust, unless that just happened; waits at most 3 s
+    /// (handshake.md section 5, "Poll schedule").
+    pub async fn refresh_trust(&self) {
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        if self.nudges.try_send((Nudge::ClientLooks, tx)).is_ok() {
+            let _ = tokio::time::timeout(Duration::from_secs(3), rx).await;
+        }
+    }
+}
+
+/// The contract's error when no handshake plugin is loaded.
+pub fn no_handshake() -> plugin_abi::Error {
+    plugin_abi::Error::other("handshake service not registered")
+}

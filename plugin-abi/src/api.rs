@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::types::{
-    Addr, ConnectionInfo, Event, HandshakePendingRecord, HandshakeTrustRecord, PortGate, PublicKey, Signature,
-    VersionInfo, WebhookStats,
+    Addr, ConnectionInfo, Event, HandshakePendingRecord, HandshakeTrustRecord, PortGate, PublicKey,
+    Signature, VersionInfo, WebhookStats,
 };
 use crate::{Error, Result};
 
@@ -34,8 +34,23 @@ pub trait Plugin: Send + Sync {
     fn shutdown(&self, deadline: Duration) -> Result<()>;
 }
 
+impl<P: Plugin + ?Sized> Plugin for Arc<P> {
+    fn init(&self, daemon: Arc<dyn Daemon>) -> Result<()> {
+        (**self).init(daemon)
+    }
+
+    fn shutdown(&self, deadline: Duration) -> Result<()> {
+        (**self).shutdown(deadline)
+    }
+}
+
 /// The engine as a plugin sees it (seed 001, `Daemon`; plugin-contract.md section 2).
 pub trait Daemon: Send + Sync {
+    /// The treaty's (major, minor) version on the host's side. Methods that are newer than the host's treaty return
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) or their safe answer; ask here before relying on one.
+    fn treaty(&self) -> (u16, u16) {
+        (crate::abi::ABI_MAJOR, crate::abi::ABI_MINOR)
+    }
     /// This node's id; 0 before registration, and it can change when the node registers again.
     fn node_id(&self) -> u32;
     /// This node's backbone address; zero before registration.

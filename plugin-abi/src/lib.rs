@@ -6,16 +6,31 @@
 //!
 //! This crate knows nothing of the host's rooms, opens no file and no socket, and starts no thread of its own.
 
+// `#[sabi_trait]` of abi_stable 0.11 puts impls into bodies, once per trait.
+#![allow(non_local_definitions)]
+
+pub mod abi;
 pub mod api;
+mod bridge;
 pub mod error;
+pub mod export;
+mod guard;
+pub mod header;
+pub mod host;
+mod log;
+pub mod task;
 pub mod types;
 
+#[doc(hidden)]
+pub use abi_stable;
+
 pub use api::{
-    Connection, Daemon, EventBus, HandshakeService, Listener, Plugin, PolicyManager, PolicyRunner, PortAllocator,
-    Subscription, TrustChecker, TunnelRegistry, WebhookManager,
+    BoxFuture, Connection, Daemon, EventBus, HandshakeService, Listener, Plugin, PolicyManager, PolicyRunner,
+    PortAllocator, Subscription, TrustChecker, TunnelRegistry, WebhookManager,
 };
 pub use error::{Error, ErrorKind, Result};
+pub use task::spawn_thread;
 pub use types::{
-    Addr, ConnectionInfo, Direction, Event, HandshakePendingRecord, HandshakeTrustRecord, PolicyEvent, PortGate,
-    PublicKey, Signature, VersionInfo, WebhookStats,
+    Addr, ConnectionInfo, Direction, Event, HandshakePendingRecord, HandshakeTrustRecord, PolicyEvent,
+    PortGate, PublicKey, Signature, VersionInfo, WebhookStats,
 };

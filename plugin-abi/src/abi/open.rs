@@ -1,0 +1,119 @@
+//! From the address of a library's root symbol to a checked [`Module`]. Called by the loader only, after the static
+//! header of the very same bytes was judged.
+
+use std::fmt;
+use std::sync::Arc;
+
+use abi_stable::StableAbi;
+use abi_stable::abi_stability::abi_checking::{AbiInstabilityErrors, check_layout_compatibility};
+use abi_stable::library::AbiHeaderRef;
+use abi_stable::std_types::{RErr, ROk};
+
+use super::PluginMod_Ref;
+use crate::host::{Supervisor, adopt_plugin};
+use crate::{Error, Plugin, Result};
+
+/// A plugin library whose interface was checked. Its code stays mapped for the life of the process.
+#[derive(Clone, Copy)]
+pub struct Module {
+    root: PluginMod_Ref,
+}
+
+/// Why a library's root module is not usable. Each variant carries a sentence; `Layout` also the full comparison.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The symbol is not an abi_stable library header of a version that this host understands.
+    Header(String),
+    /// Neither interface is a prefix of the other.
+    Layout {
+        /// Expected, found, and where.
+        summary: String,
+        /// The whole comparison: hundreds of lines, for the debug log.
+        full: String,
+    },
+    /// The library's own root function failed.
+    Root(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Header(text) => write!(f, "not a plugin of this treaty: {text}"),
+            OpenError::Layout { summary, .. } => write!(f, "other interface layout: {summary}"),
+            OpenError::Root(text) => write!(f, "the library's root function failed: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl Module {
+    /// Checks a library's root module: header, C-ABI self test, version, and layout in both directions.
+    ///
+    /// # Safety
+    /// `symbol` is the address of the symbol [`ROOT_SYMBOL`](super::ROOT_SYMBOL) in a library that is never unloaded,
+    /// and that symbol is a static that begins with an abi_stable `AbiHeader` (every `export_plugin!` makes one). The
+    /// static header, which names treaty and target, is what the caller bases this on; a library that lies there can
+    /// do as it likes anyway, since opening it has already run its code.
+    pub unsafe fn check(symbol: *const ()) -> std::result::Result<Module, OpenError> {
+        if symbol.is_null() || !symbol.addr().is_multiple_of(align_of::<usize>()) {
+            return Err(OpenError::Header("the root symbol has no usable address".into()));
+        }
+        // SAFETY: `AbiHeaderRef` is `repr(transparent)` over a non-null reference to an `AbiHeader`; the caller
+        // promises that one lies at `symbol` for the rest of the process.
+        let header = unsafe { std::mem::transmute::<*const (), AbiHeaderRef>(symbol) };
+        let library = header.upgrade().map_err(|e| OpenError::Header(short(&e.to_string())))?;
+        let mine = <PluginMod_Ref as StableAbi>::LAYOUT;
+        let theirs = library.layout().ok_or_else(|| OpenError::Header("it carries no layout".into()))?;
+        // Either side may be the older one: its view must be a prefix of the newer one's.
+        if let Err(e) = check_layout_compatibility(mine, theirs)
+            && check_layout_compatibility(theirs, mine).is_err()
+        {
+            return Err(OpenError::Layout { summary: summary(&e), full: e.to_string() });
+        }
+        // SAFETY: one of the two interfaces is a prefix of the other; every accessor of a prefix type looks at the
+        // provider's own field mask before it reads, and each method after the last prefix field has a default body
+        // (the rules at the top of `abi`).
+        let root = unsafe { library.init_root_module_with_unchecked_layout::<PluginMod_Ref>() };
+        Ok(Module { root: root.map_err(|e| OpenError::Root(short(&e.to_string())))? })
+    }
+
+    /// The registration key as the library's code says it; must equal the static header's.
+    pub fn name(&self) -> String {
+        self.root.name()().into_string()
+    }
+
+    /// Makes a fresh instance.
+    ///
+    /// # Errors
+    /// The constructor's error, or [`Panicked`](crate::ErrorKind::Panicked).
+    pub fn create(&self, host_version: &str, supervisor: Arc<Supervisor>) -> Result<Box<dyn Plugin>> {
+        match self.root.create()(host_version.into()) {
+            ROk(instance) => Ok(adopt_plugin(instance, supervisor)),
+            RErr(e) => Err(Error::from(e)),
+        }
+    }
+}
+
+/// One line of the first difference: where, what, expected and found.
+fn summary(e: &AbiInstabilityErrors) -> String {
+    let Some(first) = e.errors.iter().find(|e| !e.errs.is_empty()) else { return short(&e.to_string()) };
+    let place: Vec<String> = first.stack_trace.iter().map(|f| short(&f.found.to_string())).collect();
+    let text = first.to_string();
+    let what = text.rfind("\nError:").map_or(text.as_str(), |at| &text[at + "\nError:".len()..]);
+    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{} at {}", clip(&what, 300), clip(&place.join(" / "), 300))
+}
+
+/// The first line that says something.
+fn short(text: &str) -> String {
+    clip(text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or("no details"), 200)
+}
+
+fn clip(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text.to_owned(),
+    }
+}

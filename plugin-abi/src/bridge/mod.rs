@@ -1,0 +1,206 @@
+//! Adapters between the plain traits of [`crate::api`] and their ffi-safe mirrors in [`crate::abi`], both ways for each
+//! trait. Used by the export macro on the plugin's side and by [`crate::host`] on the host's; nobody else needs it.
+//!
+//! *Lending* wraps one of our objects for the other side: each call runs inside [`guard::catch`], so a panic here
+//! becomes an error there, never a dead process. *Adopting* wraps an object of theirs as a plain `Arc<dyn Trait>`: an
+//! error of a method that cannot fail in the plain trait becomes the safe answer (`false`, nothing, empty), which for
+//! every gate and trust check means "deny".
+
+mod bus;
+mod daemon;
+mod future;
+mod plugin;
+mod policy;
+mod services;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi_stable::std_types::{RErr, ROk, ROption, RString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::abi::{AbiError, AbiResult};
+use crate::guard;
+use crate::host::Supervisor;
+use crate::{Error, ErrorKind, Result};
+
+/// A plain trait object that can cross.
+pub(crate) trait Border {
+    /// Its ffi-safe form.
+    type Ffi;
+    /// Wraps one of our objects for the other side.
+    fn lend(self: Arc<Self>, link: &Link) -> Self::Ffi;
+    /// Wraps an object of the other side for us.
+    fn adopt(object: Self::Ffi, link: &Link) -> Arc<Self>;
+}
+
+/// Implements [`Border`] for `dyn api::$name` with the names that `#[sabi_trait]` generates.
+macro_rules! border {
+    ($name:ident, $object:ident, $arc:ident) => {
+        impl crate::bridge::Border for dyn crate::api::$name {
+            type Ffi = crate::abi::$arc;
+
+            fn lend(self: std::sync::Arc<Self>, link: &crate::bridge::Link) -> Self::Ffi {
+                let local = crate::bridge::Local::new(self, link.clone());
+                crate::abi::$object::from_ptr(
+                    abi_stable::std_types::RArc::new(local),
+                    abi_stable::sabi_trait::TD_Opaque,
+                )
+            }
+
+            fn adopt(object: Self::Ffi, link: &crate::bridge::Link) -> std::sync::Arc<Self> {
+                std::sync::Arc::new(crate::bridge::Remote { object, link: link.clone() })
+            }
+        }
+    };
+}
+pub(crate) use border;
+
+/// Who is on the other side. The host watches each plugin; a plugin trusts its host.
+#[derive(Clone, Default)]
+pub(crate) struct Link(Option<Arc<Supervisor>>);
+
+impl Link {
+    /// The host's end: panics of the plugin are noted, and a failed plugin is not called again.
+    pub(crate) fn to_plugin(supervisor: Arc<Supervisor>) -> Self {
+        Link(Some(supervisor))
+    }
+
+    /// The plugin's end.
+    pub(crate) fn to_host() -> Self {
+        Link(None)
+    }
+
+    fn admit(&self) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |s| s.admit())
+    }
+
+    /// The other side's panic arrived as an error.
+    fn failed(&self, op: &str, message: &str) {
+        if let Some(supervisor) = &self.0 {
+            supervisor.panicked(op, message);
+        }
+    }
+
+    /// The other side reported a fault that it contained itself.
+    fn reported(&self) {
+        if let Some(supervisor) = &self.0 {
+            supervisor.reported();
+        }
+    }
+}
+
+/// One of our objects as the other side holds it.
+pub(crate) struct Local<T: ?Sized> {
+    /// `None` only while it is dropped.
+    inner: Option<Arc<T>>,
+    link: Link,
+}
+
+impl<T: ?Sized> Local<T> {
+    fn new(inner: Arc<T>, link: Link) -> Self {
+        Local { inner: Some(inner), link }
+    }
+
+    /// Runs `f` on the object; a panic becomes [`ErrorKind::Panicked`] with `op` in its text.
+    fn guard<R>(&self, op: &str, f: impl FnOnce(&T) -> Result<R>) -> AbiResult<R> {
+        let Some(inner) = &self.inner else {
+            return RErr(Error::new(ErrorKind::Closed, format!("{op}: already dropped")).into());
+        };
+        match guard::catch(|| f(inner)) {
+            Ok(Ok(value)) => ROk(value),
+            Ok(Err(error)) => RErr(error.into()),
+            Err(text) => RErr(panicked(op, &text).into()),
+        }
+    }
+}
+
+impl<T: ?Sized> Drop for Local<T> {
+    fn drop(&mut self) {
+        // The other side's last reference went away: a panic in our object's Drop must not unwind into it.
+        if let Err(text) = guard::drop_contained(self.inner.take()) {
+            tracing::error!(
+                panic = text,
+                "an object panicked while it was dropped by the other side of the border"
+            );
+        }
+    }
+}
+
+/// One of their objects as we hold it.
+pub(crate) struct Remote<O> {
+    object: O,
+    link: Link,
+}
+
+impl<O> Remote<O> {
+    /// One call, unless the other side has failed before.
+    fn call<R>(&self, op: &str, f: impl FnOnce(&O) -> AbiResult<R>) -> Result<R> {
+        self.link.admit()?;
+        self.call_always(op, f)
+    }
+
+    /// One call, also on a failed plugin: only its shutdown.
+    fn call_always<R>(&self, op: &str, f: impl FnOnce(&O) -> AbiResult<R>) -> Result<R> {
+        match f(&self.object) {
+            ROk(value) => Ok(value),
+            RErr(error) => {
+                let error = Error::from(error);
+                if error.kind() == ErrorKind::Panicked {
+                    self.link.failed(op, error.message());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`call`](Self::call) for methods that cannot fail in the plain trait: an error is the default answer.
+    fn call_or<R>(&self, op: &str, fallback: R, f: impl FnOnce(&O) -> AbiResult<R>) -> R {
+        self.call(op, f).unwrap_or(fallback)
+    }
+}
+
+pub(crate) fn panicked(op: &str, text: &str) -> Error {
+    Error::new(ErrorKind::Panicked, format!("{op} panicked: {text}"))
+}
+
+impl From<Error> for AbiError {
+    fn from(e: Error) -> Self {
+        AbiError { code: e.kind().code(), message: e.message().into() }
+    }
+}
+
+impl From<AbiError> for Error {
+    fn from(e: AbiError) -> Self {
+        Error::new(ErrorKind::from_code(e.code), e.message.into_string())
+    }
+}
+
+/// Milliseconds, rounded up: a deadline that is not zero must not become zero.
+fn to_ms(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+fn json<T: Serialize + ?Sized>(value: &T) -> Result<RString> {
+    Ok(RString::from(serde_json::to_string(value)?))
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    Ok(serde_json::from_str(text)?)
+}
+
+/// A payload map: no text at all for "none", so that nothing is parsed for it.
+fn payload_json(payload: Option<&Map<String, Value>>) -> Result<String> {
+    Ok(payload.map(serde_json::to_string).transpose()?.unwrap_or_default())
+}
+
+fn payload_from_json(text: &str) -> Result<Option<Map<String, Value>>> {
+    if text.is_empty() { Ok(None) } else { from_json(text).map(Some) }
+}
+
+fn adopt_option<T: Border + ?Sized>(object: ROption<T::Ffi>, link: &Link) -> Option<Arc<T>> {
+    object.into_option().map(|o| T::adopt(o, link))
+}

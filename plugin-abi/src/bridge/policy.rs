@@ -1,0 +1,210 @@
+//! The policy manager and its runners. The port gate is asked per stream and per datagram: no JSON there, and a runner
+//! that cannot answer denies.
+
+use std::sync::Arc;
+
+use abi_stable::std_types::{ROption, RSlice, RStr, RString, RVec};
+use serde_json::{Map, Value};
+
+use super::{Border, Local, Remote, adopt_option, border, from_json, json};
+use crate::abi::{self, AbiResult};
+use crate::types::{Direction, PolicyEvent, PortGate};
+use crate::{Error, Result, api};
+
+border!(PolicyManager, PolicyManager_TO, PolicyManagerArc);
+border!(PolicyRunner, PolicyRunner_TO, PolicyRunnerArc);
+
+impl abi::PolicyManager for Local<dyn api::PolicyManager> {
+    fn start(&self, network: u16, document_json: RStr<'_>) -> AbiResult<()> {
+        self.guard("PolicyManager.start", |m| m.start(network, document_json.as_str()))
+    }
+
+    fn stop(&self, network: u16) -> AbiResult<()> {
+        self.guard("PolicyManager.stop", |m| {
+            m.stop(network);
+            Ok(())
+        })
+    }
+
+    fn get(&self, network: u16) -> AbiResult<ROption<abi::PolicyRunnerArc>> {
+        self.guard("PolicyManager.get", |m| Ok(m.get(network).map(|r| r.lend(&self.link)).into()))
+    }
+
+    fn all(&self) -> AbiResult<RVec<abi::PolicyRunnerArc>> {
+        self.guard("PolicyManager.all", |m| Ok(m.all().into_iter().map(|r| r.lend(&self.link)).collect()))
+    }
+
+    fn stop_all(&self) -> AbiResult<()> {
+        self.guard("PolicyManager.stop_all", |m| {
+            m.stop_all();
+            Ok(())
+        })
+    }
+
+    fn load_persisted(&self) -> AbiResult<RVec<u16>> {
+        self.guard("PolicyManager.load_persisted", |m| Ok(m.load_persisted()?.into()))
+    }
+}
+
+impl api::PolicyManager for Remote<abi::PolicyManagerArc> {
+    fn start(&self, network: u16, document_json: &str) -> Result<()> {
+        self.call("PolicyManager.start", |m| m.start(network, document_json.into()))
+    }
+
+    fn stop(&self, network: u16) {
+        self.call_or("PolicyManager.stop", (), |m| m.stop(network));
+    }
+
+    fn get(&self, network: u16) -> Option<Arc<dyn api::PolicyRunner>> {
+        self.call("PolicyManager.get", |m| m.get(network)).ok().and_then(|r| adopt_option(r, &self.link))
+    }
+
+    fn all(&self) -> Vec<Arc<dyn api::PolicyRunner>> {
+        let all = self.call_or("PolicyManager.all", RVec::new(), |m| m.all());
+        all.into_iter().map(|r| <dyn api::PolicyRunner>::adopt(r, &self.link)).collect()
+    }
+
+    fn stop_all(&self) {
+        self.call_or("PolicyManager.stop_all", (), |m| m.stop_all());
+    }
+
+    fn load_persisted(&self) -> Result<Vec<u16>> {
+        self.call("PolicyManager.load_persisted", |m| m.load_persisted()).map(RVec::into_vec)
+    }
+}
+
+impl abi::PolicyRunner for Local<dyn api::PolicyRunner> {
+    fn network_id(&self) -> AbiResult<u16> {
+        self.guard("PolicyRunner.network_id", |r| Ok(r.network_id()))
+    }
+
+    fn has_member(&self, node: u32) -> AbiResult<bool> {
+        self.guard("PolicyRunner.has_member", |r| Ok(r.has_member(node)))
+    }
+
+    fn evaluate_port_gate(
+        &self,
+        event: RStr<'_>,
+        port: u16,
+        peer: u32,
+        payload_size: u32,
+        direction: RStr<'_>,
+        local_tags: RSlice<'_, RStr<'_>>,
+        node_info_tags: RSlice<'_, RStr<'_>>,
+    ) -> AbiResult<bool> {
+        self.guard("PolicyRunner.evaluate_port_gate", |r| {
+            let event = PolicyEvent::parse(event.as_str())
+                .ok_or_else(|| Error::invalid(format!("unknown policy event \"{event}\"")))?;
+            let direction = match direction.as_str() {
+                "out" => Direction::Out,
+                _ => Direction::In,
+            };
+            let owned = |tags: RSlice<'_, RStr<'_>>| tags.iter().map(|t| t.as_str().to_owned()).collect();
+            Ok(r.evaluate_port_gate(&PortGate {
+                event,
+                port,
+                peer,
+                payload_size,
+                direction,
+                local_tags: owned(local_tags),
+                node_info_tags: owned(node_info_tags),
+            }))
+        })
+    }
+
+    fn evaluate_actions(&self, event: RStr<'_>, context_json: RStr<'_>) -> AbiResult<()> {
+        self.guard("PolicyRunner.evaluate_actions", |r| {
+            r.evaluate_actions(event.as_str(), &from_json(context_json.as_str())?);
+            Ok(())
+        })
+    }
+
+    fn status(&self) -> AbiResult<RString> {
+        self.guard("PolicyRunner.status", |r| json(&r.status()))
+    }
+
+    fn peer_list(&self) -> AbiResult<RString> {
+        self.guard("PolicyRunner.peer_list", |r| json(&r.peer_list()))
+    }
+
+    fn force_cycle(&self) -> AbiResult<RString> {
+        self.guard("PolicyRunner.force_cycle", |r| json(&r.force_cycle()?))
+    }
+
+    fn reconcile_now(&self) -> AbiResult<u32> {
+        self.guard("PolicyRunner.reconcile_now", |r| r.reconcile_now())
+    }
+
+    fn policy_json(&self) -> AbiResult<RString> {
+        self.guard("PolicyRunner.policy_json", |r| Ok(r.policy_json().into()))
+    }
+
+    fn stop(&self) -> AbiResult<()> {
+        self.guard("PolicyRunner.stop", |r| {
+            r.stop();
+            Ok(())
+        })
+    }
+}
+
+impl api::PolicyRunner for Remote<abi::PolicyRunnerArc> {
+    fn network_id(&self) -> u16 {
+        self.call_or("PolicyRunner.network_id", 0, |r| r.network_id())
+    }
+
+    fn has_member(&self, node: u32) -> bool {
+        // A runner that cannot answer must still be asked at the gate, where it denies.
+        self.call_or("PolicyRunner.has_member", true, |r| r.has_member(node))
+    }
+
+    fn evaluate_port_gate(&self, gate: &PortGate) -> bool {
+        let local: Vec<RStr<'_>> = gate.local_tags.iter().map(|t| t.as_str().into()).collect();
+        let info: Vec<RStr<'_>> = gate.node_info_tags.iter().map(|t| t.as_str().into()).collect();
+        self.call_or("PolicyRunner.evaluate_port_gate", false, |r| {
+            r.evaluate_port_gate(
+                gate.event.as_str().into(),
+                gate.port,
+                gate.peer,
+                gate.payload_size,
+                gate.direction.as_str().into(),
+                RSlice::from_slice(&local),
+                RSlice::from_slice(&info),
+            )
+        })
+    }
+
+    fn evaluate_actions(&self, event: &str, context: &Map<String, Value>) {
+        let Ok(context) = json(context) else { return };
+        self.call_or("PolicyRunner.evaluate_actions", (), |r| {
+            r.evaluate_actions(event.into(), context.as_rstr())
+        });
+    }
+
+    fn status(&self) -> Map<String, Value> {
+        let text = self.call("PolicyRunner.status", |r| r.status());
+        text.and_then(|t| from_json(&t)).unwrap_or_default()
+    }
+
+    fn peer_list(&self) -> Vec<Value> {
+        let text = self.call("PolicyRunner.peer_list", |r| r.peer_list());
+        text.and_then(|t| from_json(&t)).unwrap_or_default()
+    }
+
+    fn force_cycle(&self) -> Result<Map<String, Value>> {
+        self.call("PolicyRunner.force_cycle", |r| r.force_cycle()).and_then(|t| from_json(&t))
+    }
+
+    fn reconcile_now(&self) -> Result<u32> {
+        self.call("PolicyRunner.reconcile_now", |r| r.reconcile_now())
+    }
+
+    fn policy_json(&self) -> String {
+        self.call("PolicyRunner.policy_json", |r| r.policy_json())
+            .map(RString::into_string)
+            .unwrap_or_default()
+    }
+
+    fn stop(&self) {
+        self.call_or("PolicyRunner.stop", (), |r| r.stop());
+    }
+}

@@ -1,0 +1,31 @@
+//! The recorded vectors this crate answers for, one module per area. Entries are tested by the rule of their kind, so any
+//! folder of the same format can be run (`PILOT_VECTORS`).
+#![allow(clippy::unwrap_used)] // in a test a panic is the report
+
+#[path = "by_area/beacon.rs"]
+mod beacon;
+#[path = "by_area/packet.rs"]
+mod packet;
+#[path = "by_area/registry.rs"]
+mod registry;
+
+use pilot_vectors::Entry;
+
+#[test]
+fn vectors() {
+    pilot_vectors::run("pilot-wire", &["packet", "beacon", "registry"], |area, entry| match area {
+        "packet" => packet::check(entry),
+        "beacon" => beacon::check(entry),
+        _ => registry::check(entry),
+    });
+}
+
+/// Asserts the recorded error text: whole, as a prefix, or only that there is an error (`error_match`).
+fn assert_error_text(entry: &Entry, got: &str) {
+    let want = entry.error_text().unwrap_or_default();
+    match entry.raw.get("error_match").and_then(serde_json::Value::as_str) {
+        Some("any") => {}
+        Some("prefix") => assert!(got.starts_with(want), "{got:?} does not start with {want:?}"),
+        _ => assert_eq!(got, want),
+    }
+}

@@ -56,7 +56,7 @@ pub struct Core {
     hostname: RwLock<String>,
     endpoint: RwLock<String>,
     member_tags: RwLock<HashMap<u16, Vec<String>>>,
-    peer_tags: RwLock<HashMap<u32, Vec<String>>>,
+    peers: RwLock<HashMap<u32, PeerFacts>>,
     handshakes_in_flight: Mutex<HashSet<u32>>,
     /// Ports that plugins hold.
     pub plugin_ports: crate::face::PluginPorts,
@@ -68,8 +68,15 @@ impl std::fmt::Debug for Core {
     }
 }
 
-/// Peers whose registry tags are remembered for the port gate; beyond it the table starts anew.
-const PEER_TAGS: usize = 4096;
+/// What the registry said about a peer last.
+#[derive(Clone, Debug, Default)]
+struct PeerFacts {
+    key: String,
+    tags: Vec<String>,
+}
+
+/// Peers whose registry facts are remembered; beyond it the table starts anew.
+const PEER_FACTS: usize = 16_384;
 
 impl Core {
     /// A host that is not registered yet.
@@ -97,7 +104,7 @@ impl Core {
             hostname: RwLock::new(hostname),
             endpoint: RwLock::new(String::new()),
             member_tags: RwLock::default(),
-            peer_tags: RwLock::default(),
+            peers: RwLock::default(),
             handshakes_in_flight: Mutex::default(),
             plugin_ports: crate::face::PluginPorts::default(),
         }
@@ -174,13 +181,24 @@ impl Core {
         self.member_tags.write().unwrap_or_else(PoisonError::into_inner).insert(network, tags);
     }
 
-    /// Remembers a peer's registry tags for the port gate.
-    pub fn note_peer_tags(&self, node: u32, tags: Vec<String>) {
-        let mut table = self.peer_tags.write().unwrap_or_else(PoisonError::into_inner);
-        if table.len() >= PEER_TAGS && !table.contains_key(&node) {
+    /// Remembers what the registry said about a peer: its key (base64) and tags, for the trust and port gates.
+    pub fn note_peer(&self, node: u32, key: &str, tags: Vec<String>) {
+        let mut table = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if table.len() >= PEER_FACTS && !table.contains_key(&node) {
             table.clear();
         }
-        table.insert(node, tags);
+        table.insert(node, PeerFacts { key: key.to_owned(), tags });
+    }
+
+    /// The peer's registered key, base64; empty when unknown.
+    pub fn peer_key_text(&self, node: u32) -> String {
+        let table = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        table.get(&node).map(|p| p.key.clone()).unwrap_or_default()
+    }
+
+    fn peer_tags(&self, node: u32) -> Vec<String> {
+        let table = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        table.get(&node).map(|p| p.tags.clone()).unwrap_or_default()
     }
 
     /// Runs a future to its end from a plain thread. Works on runtime threads as well, where `block_on` would panic.
@@ -205,8 +223,7 @@ impl Core {
         direction: Direction,
     ) -> bool {
         let Some(manager) = self.services.policy.get() else { return true };
-        let node_info_tags =
-            self.peer_tags.read().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned().unwrap_or_default();
+        let node_info_tags = self.peer_tags(peer);
         let mut allowed = true;
         for runner in manager.all() {
             let id = runner.network_id();

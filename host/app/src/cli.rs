@@ -1,0 +1,171 @@
+//! The flags of `pilot-host`, defined once: help, completions and checks follow from here. Parses only; `run` acts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Overrides;
+
+/// The daemon of the Pilot overlay network. Its services are plugins.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pilot-host",
+    version = crate::version::VERSION,
+    about,
+    after_help = "Exit codes: 0 stopped as asked; 1 could not start, the reason is the last log line; 2 wrong usage; \
+                  78 the configuration does not validate (file, line and key are named).\n\n\
+                  First steps: `pilot-host run` starts a node (and a rendezvous on loopback when none is configured), \
+                  then `pilotctl info`."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this node until SIGTERM or Ctrl-C.
+    Run(Box<RunArgs>),
+    /// Run only the rendezvous: the registry (TCP) and the beacon (UDP) that nodes find each other by.
+    Rendezvous(RendezvousArgs),
+    /// Look at configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print shell completions.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// `pilot-host config ...`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print a commented pilot.toml with every key and its default.
+    Example,
+    /// Validate a file and stop: exit 0 when it is good, 78 when not.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// Flags of `pilot-host run`. Precedence: flag, environment, file, default.
+#[derive(Debug, Args, Default)]
+pub struct RunArgs {
+    /// Configuration file (see `pilot-host config example`).
+    #[arg(long, env = "PILOT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory for identity, trust, inbox and received files.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Identity file; made when missing.
+    #[arg(long, env = "PILOT_IDENTITY", value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Name to register.
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// UDP address of the tunnel socket.
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// Address to advertise instead of the observed one.
+    #[arg(long, value_name = "IP:PORT")]
+    pub endpoint: Option<String>,
+    /// Let strangers look this node up and connect.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub public: Option<bool>,
+    /// Approve every handshake request.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub trust_auto_approve: Option<bool>,
+    /// Token for administrative registry operations.
+    #[arg(long, env = "PILOT_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub admin_token: Option<String>,
+    /// Registry to register with.
+    #[arg(long, env = "PILOT_REGISTRY", value_name = "HOST:PORT")]
+    pub registry: Option<String>,
+    /// Beacon to use.
+    #[arg(long, env = "PILOT_BEACON", value_name = "HOST:PORT")]
+    pub beacon: Option<String>,
+    /// Local socket for pilotctl.
+    #[arg(long, env = "PILOT_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Directory whose *.so files are loaded.
+    #[arg(long, env = "PILOT_PLUGINS_DIR", value_name = "DIR")]
+    pub plugins: Option<PathBuf>,
+    /// Log level: error, warn, info, debug, trace, or target=level pairs.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Log format: text or json.
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl RunArgs {
+    /// The values as the configuration merges them.
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            state_dir: self.state_dir.clone(),
+            identity: self.identity.clone(),
+            hostname: self.hostname.clone(),
+            listen: self.listen.clone(),
+            endpoint: self.endpoint.clone(),
+            public: self.public,
+            trust_auto_approve: self.trust_auto_approve,
+            admin_token: self.admin_token.clone(),
+            registry: self.registry.clone(),
+            beacon: self.beacon.clone(),
+            socket: self.socket.clone(),
+            plugins_dir: self.plugins.clone(),
+            log_level: self.log_level.clone(),
+            log_format: self.log_format.clone(),
+        }
+    }
+}
+
+/// Flags of `pilot-host rendezvous`.
+#[derive(Debug, Args, Default)]
+pub struct RendezvousArgs {
+    /// Configuration file; its [rendezvous] table is used.
+    #[arg(long, env = "PILOT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// TCP address of the registry.
+    #[arg(long, value_name = "IP:PORT")]
+    pub registry: Option<String>,
+    /// UDP address of the beacon.
+    #[arg(long, value_name = "IP:PORT")]
+    pub beacon: Option<String>,
+    /// Directory for the registry's state; without it the state is kept in memory.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Token that unlocks administrative operations.
+    #[arg(long, env = "PILOT_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub admin_token: Option<String>,
+    /// Log level.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Log format: text or json.
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn switches_take_an_optional_value() {
+        let cli = Cli::parse_from(["pilot-host", "run", "--public", "--trust-auto-approve=false"]);
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        assert_eq!((args.public, args.trust_auto_approve), (Some(true), Some(false)));
+    }
+}

@@ -19,6 +19,8 @@ pub mod header;
 pub mod host;
 mod log;
 pub mod task;
+#[cfg(any(test, feature = "test-kit"))]
+pub mod test_kit;
 pub mod types;
 
 #[doc(hidden)]

@@ -1,1 +1,4 @@
 //! The handshake plugin.
+#![forbid(unsafe_code)]
+pub mod protocol;
+pub mod shell;

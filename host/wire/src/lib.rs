@@ -13,9 +13,13 @@
 
 mod cursor;
 mod read;
+mod split;
 
 pub mod addr;
 pub mod beacon;
+pub mod dataexchange;
+pub mod eventstream;
+pub mod goduration;
 pub mod gojson;
 pub mod goquote;
 pub mod ipc;
@@ -24,3 +28,5 @@ pub mod ports;
 pub mod registry;
 pub mod sack;
 pub mod tunnel;
+
+pub use split::Split;

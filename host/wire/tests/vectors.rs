@@ -4,6 +4,8 @@
 
 #[path = "by_area/beacon.rs"]
 mod beacon;
+#[path = "by_area/dataexchange.rs"]
+mod dataexchange;
 #[path = "by_area/packet.rs"]
 mod packet;
 #[path = "by_area/registry.rs"]
@@ -13,10 +15,13 @@ use pilot_vectors::Entry;
 
 #[test]
 fn vectors() {
-    pilot_vectors::run("pilot-wire", &["packet", "beacon", "registry"], |area, entry| match area {
-        "packet" => packet::check(entry),
-        "beacon" => beacon::check(entry),
-        _ => registry::check(entry),
+    pilot_vectors::run("pilot-wire", &["packet", "beacon", "registry", "dataexchange"], |area, entry| {
+        match area {
+            "packet" => packet::check(entry),
+            "beacon" => beacon::check(entry),
+            "dataexchange" => dataexchange::check(entry),
+            _ => registry::check(entry),
+        }
     });
 }
 

@@ -17,6 +17,7 @@ mod resolve;
 
 use std::time::Duration;
 
+pub use crate::split::Split;
 pub use error::{ERROR_TEXT_MAX, decode_error, encode_error};
 pub use frame::{FrameError, encode_frame, read_frame, split_frame, write_frame};
 pub use heartbeat::{
@@ -91,23 +92,6 @@ pub fn unsupported_version_text(version: u8) -> String {
 /// The text of the error frame for a message type the server does not know; the connection stays open.
 pub fn unknown_message_type_text(kind: u8) -> String {
     format!("unknown message type 0x{kind:02x}")
-}
-
-/// The result of looking for one whole message at the front of a buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split<T> {
-    /// There is one.
-    Complete {
-        /// The message.
-        message: T,
-        /// How many bytes of the buffer it took.
-        consumed: usize,
-    },
-    /// Not yet: at least this many more bytes are needed.
-    Incomplete {
-        /// Bytes missing, as far as is known.
-        missing: usize,
-    },
 }
 
 /// Why a binary payload cannot be read: always the sender's fault. Texts as the Go peer's.

@@ -11,11 +11,16 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod identity;
+mod map;
 pub mod notice;
 pub mod query;
+mod rng;
 pub mod snapshot;
 pub mod stream;
 pub mod time;
+pub mod tunnel;
+#[cfg(test)]
+mod vectors;
 
 pub use config::Config;
 pub use engine::{Engine, Read, Transmit};

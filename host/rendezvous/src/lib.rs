@@ -1,1 +1,28 @@
-//! Placeholder header, replaced as the room is built.
+//! The rendezvous: the registry, where nodes get their numbers and find each other, and the beacon, where they learn how
+//! they look from outside and have their frames relayed.
+//!
+//! Called by the drivers of the I/O floor. Both parts are state machines without I/O: a request or datagram and the time
+//! go in; an answer, datagrams and changed records come out. This crate opens nothing, reads no clock and no randomness,
+//! and shares nothing with the engine but the wire formats, so when the two agree it means something.
+//!
+//! [`Registry::handle`] gives with each answer the records it changed ([`Change`]); a driver that commits them to a
+//! [`Store`] before it sends the answer keeps every acknowledged change across a crash.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod beacon;
+mod endpoint;
+mod key;
+mod message;
+mod names;
+mod refusal;
+mod registry;
+mod settings;
+mod state;
+mod store;
+
+pub use beacon::{Beacon, Moment};
+pub use registry::{FrameReply, Registry, Reply};
+pub use settings::{BeaconSettings, Settings};
+pub use state::{Change, RecordKey, RestoreError};
+pub use store::{NoStore, Store, StoreError};

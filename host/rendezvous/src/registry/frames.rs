@@ -1,0 +1,120 @@
+//! The binary mode: the three hot requests as fixed layouts, everything else as JSON in a frame (registry.md section
+//! 1.3). Its errors are not filtered and partly have texts of their own.
+
+use std::net::SocketAddr;
+
+use pilot_wire::registry::{
+    HeartbeatResp, LookupResult, MSG_ERROR, MSG_HEARTBEAT, MSG_HEARTBEAT_OK, MSG_JSON, MSG_LOOKUP,
+    MSG_LOOKUP_OK, MSG_RESOLVE, MSG_RESOLVE_OK, ResolveResult, decode_heartbeat_req, decode_lookup_req,
+    decode_message, decode_resolve_req, encode_error, encode_heartbeat_resp, encode_lookup_resp,
+    encode_resolve_resp, unknown_message_type_text,
+};
+use pilot_wire::{gojson, registry::DecodeError};
+
+use super::Registry;
+use crate::refusal::Refusal;
+use crate::state::Change;
+
+const NO_REPLICATION: &str = "replication not supported over binary protocol";
+
+/// What came of one frame.
+#[derive(Debug)]
+pub struct FrameReply {
+    /// Message type of the answer.
+    pub kind: u8,
+    /// Payload of the answer, to be sent once `changes` are safe.
+    pub payload: Vec<u8>,
+    /// As in [`Reply`](super::Reply).
+    pub changes: Vec<Change>,
+    /// As in [`Reply`](super::Reply).
+    pub notify: Vec<u32>,
+}
+
+/// Why a frame gets an error frame.
+#[derive(Debug, thiserror::Error)]
+enum FrameRefusal {
+    #[error(transparent)]
+    Layout(#[from] DecodeError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl Registry {
+    /// Handles one frame of binary mode. `now` is unix seconds, `source` where the connection comes from.
+    pub fn handle_frame(&mut self, now: i64, source: SocketAddr, kind: u8, payload: &[u8]) -> FrameReply {
+        let outcome = match kind {
+            MSG_JSON => return self.json_frame(now, source, payload),
+            MSG_HEARTBEAT => self.heartbeat_frame(now, payload).map(|p| (MSG_HEARTBEAT_OK, p)),
+            MSG_LOOKUP => self.lookup_frame(payload).map(|p| (MSG_LOOKUP_OK, p)),
+            MSG_RESOLVE => self.resolve_frame(now, payload).map(|p| (MSG_RESOLVE_OK, p)),
+            unknown => return error_frame(&unknown_message_type_text(unknown)),
+        };
+        match outcome {
+            Ok((kind, payload)) => {
+                FrameReply { kind, payload, changes: self.state.take_changes(), notify: Vec::new() }
+            }
+            Err(e) => error_frame(&e.to_string()),
+        }
+    }
+
+    fn json_frame(&mut self, now: i64, source: SocketAddr, payload: &[u8]) -> FrameReply {
+        let request = match decode_message(payload) {
+            Ok(request) => request,
+            Err(e) => return error_frame(&e.to_string()),
+        };
+        if request.get("type").is_some_and(|t| t == "subscribe_replication") {
+            return error_frame(NO_REPLICATION);
+        }
+        let reply = self.handle(now, source, &request);
+        FrameReply {
+            kind: MSG_JSON,
+            payload: gojson::object_to_vec(&reply.body),
+            changes: reply.changes,
+            notify: reply.notify,
+        }
+    }
+
+    fn heartbeat_frame(&mut self, now: i64, payload: &[u8]) -> Result<Vec<u8>, FrameRefusal> {
+        let request = decode_heartbeat_req(payload)?;
+        let beat = self.heartbeat_raw(now, request.node_id, &request.signature)?;
+        let response = HeartbeatResp { unix_time: now, key_expiry_warning: beat.key_expiry_warning };
+        Ok(encode_heartbeat_resp(&response).to_vec())
+    }
+
+    fn lookup_frame(&self, payload: &[u8]) -> Result<Vec<u8>, FrameRefusal> {
+        let id = decode_lookup_req(payload)?;
+        let node = self.state.node(id).ok_or(Refusal::NodeNotFoundBinary(id))?;
+        let key = self.state.identity(id).map(|i| i.key.as_bytes().to_vec()).unwrap_or_default();
+        Ok(encode_lookup_resp(&LookupResult {
+            node_id: id,
+            public: node.public,
+            task_exec: node.task_exec,
+            networks: self.all_networks(id),
+            pub_key: key,
+            hostname: node.hostname().to_owned(),
+            tags: node.tags.clone(),
+            real_addr: if node.public { self.reachable_at(node).to_owned() } else { String::new() },
+            external_id: String::new(),
+        }))
+    }
+
+    fn resolve_frame(&self, now: i64, payload: &[u8]) -> Result<Vec<u8>, FrameRefusal> {
+        let request = decode_resolve_req(payload)?;
+        let (requester, id) = (request.requester_id, request.node_id);
+        self.check_resolve_signature(requester, id, &request.signature)?;
+        if self.state.node(id).is_none() {
+            return Err(Refusal::NodeNotFoundBinary(id).into());
+        }
+        let found = self.locate(now, requester, id)?;
+        Ok(encode_resolve_resp(&ResolveResult {
+            node_id: id,
+            real_addr: found.real_addr.to_owned(),
+            lan_addrs: found.lan_addrs.to_vec(),
+            key_age_days: Some(found.key_age_days),
+        }))
+    }
+}
+
+fn error_frame(text: &str) -> FrameReply {
+    FrameReply { kind: MSG_ERROR, payload: encode_error(text), changes: Vec::new(), notify: Vec::new() }
+}

@@ -1,0 +1,124 @@
+//! What a network asks of its members: ports and limits, and the policy document its members run (registry.md section
+//! 3.3). The registry keeps both and enforces only the number of members.
+
+use serde_json::Value;
+
+use super::{Call, Outcome, Registry};
+use crate::message::{Answer, Request};
+use crate::refusal::Refusal;
+use crate::state::{Policy, Role};
+
+const STAFF: &[Role] = &[Role::Owner, Role::Admin];
+const MAX_MEMBERS: i64 = 10_000;
+const MAX_PORTS: usize = 100;
+const MAX_DESCRIPTION: usize = 256;
+/// Bound on a policy document and on rules, bytes of their text; the peers have none.
+const MAX_DOCUMENT: usize = 256 * 1024;
+
+impl Registry {
+    /// Given members replace what is there; the others stay.
+    pub(super) fn set_network_policy(&mut self, call: &Call<'_>) -> Outcome {
+        let (id, request) = (call.request.network(), call.request);
+        self.enterprise_network(id, "network policies")?;
+        self.require_role(call, id, STAFF)?;
+        let mut policy = self.known_network(id)?.policy.clone();
+        if let Some(limit) = request.integer("max_members") {
+            policy.max_members = u32::try_from(limit)
+                .ok()
+                .filter(|_| limit <= MAX_MEMBERS)
+                .ok_or_else(|| Refusal::Policy(format!("invalid max_members: must be 0 to {MAX_MEMBERS}")))?;
+        }
+        if let Some(ports) = parse_ports(request)? {
+            policy.allowed_ports = ports;
+        }
+        if let Some(description) = request.value("description").and_then(Value::as_str) {
+            if description.len() > MAX_DESCRIPTION {
+                return Err(Refusal::Policy(format!("description too long (max {MAX_DESCRIPTION} chars)")));
+            }
+            policy.description = description.to_owned();
+        }
+        let shown_ports =
+            if policy.allowed_ports.is_empty() { Value::Null } else { policy.allowed_ports.clone().into() };
+        let answer = policy_answer("set_network_policy", id, &policy).with("allowed_ports", shown_ports);
+        if let Some(network) = self.state.network_mut(id) {
+            network.policy = policy;
+        }
+        Ok(answer)
+    }
+
+    pub(super) fn network_policy(&self, call: &Call<'_>) -> Outcome {
+        let id = call.request.network();
+        let policy = &self.known_network(id)?.policy;
+        Ok(policy_answer("get_network_policy", id, policy)
+            .with("allowed_ports", policy.allowed_ports.clone()))
+    }
+
+    pub(super) fn set_expr_policy(&mut self, call: &Call<'_>) -> Outcome {
+        let id = call.request.network();
+        self.require_role(call, id, STAFF)?;
+        let document = parse_expr_policy(call.request.value("expr_policy"))?;
+        let cleared = document.is_none();
+        if let Some(network) = self.state.network_mut(id) {
+            network.expr_policy = document;
+        }
+        Ok(Answer::ok("set_expr_policy").with("network_id", id).with_true("cleared", cleared))
+    }
+
+    pub(super) fn expr_policy(&self, call: &Call<'_>) -> Outcome {
+        let id = call.request.network();
+        let document = self.known_network(id)?.expr_policy.clone();
+        Ok(Answer::ok("get_expr_policy").with("network_id", id).with_some("expr_policy", document))
+    }
+}
+
+fn policy_answer(op: &str, network: u16, policy: &Policy) -> Answer {
+    Answer::ok(op)
+        .with("network_id", network)
+        .with("max_members", policy.max_members)
+        .with("description", policy.description.as_str())
+}
+
+/// The ports of a request without repetitions; `None` when it has none to set.
+fn parse_ports(request: Request<'_>) -> Result<Option<Vec<u16>>, Refusal> {
+    let Some(list) = request.value("allowed_ports").and_then(Value::as_array) else { return Ok(None) };
+    if list.len() > MAX_PORTS {
+        return Err(Refusal::Policy(format!("too many allowed_ports (max {MAX_PORTS})")));
+    }
+    let mut ports = Vec::with_capacity(list.len());
+    for value in list {
+        let port = value.as_f64().filter(|p| (1.0..=f64::from(u16::MAX)).contains(p));
+        // Cuts the fraction; the range has been checked.
+        let port = port.ok_or_else(|| Refusal::Policy("invalid port: must be 1 to 65535".to_owned()))? as u16;
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    Ok(Some(ports))
+}
+
+/// A policy document given as text or as an object; "" and "null" are none.
+pub(super) fn parse_expr_policy(value: Option<&Value>) -> Result<Option<Value>, Refusal> {
+    let document = match value {
+        None => return Ok(None),
+        Some(Value::String(text)) if matches!(text.trim(), "" | "null") => return Ok(None),
+        Some(Value::String(text)) => {
+            check_size("expr_policy", text.len())?;
+            serde_json::from_str(text)
+                .map_err(|e| Refusal::Policy(format!("expr_policy: invalid JSON: {e}")))?
+        }
+        Some(other) => other.clone(),
+    };
+    Ok(Some(document))
+}
+
+/// Rules of a managed network given as text or as an object.
+pub(super) fn parse_rules(value: Option<&Value>) -> Result<Option<Value>, Refusal> {
+    Ok(value.cloned())
+}
+
+fn check_size(what: &str, len: usize) -> Result<(), Refusal> {
+    if len > MAX_DOCUMENT {
+        return Err(Refusal::Policy(format!("{what} too long (max {MAX_DOCUMENT} bytes)")));
+    }
+    Ok(())
+}

@@ -7,6 +7,7 @@
 pub mod bus;
 pub mod clock;
 pub mod identity_file;
+pub mod ipc;
 pub mod node;
 pub mod queue;
 pub mod udp;

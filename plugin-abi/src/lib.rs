@@ -4,7 +4,7 @@
 //! [`export_plugin!`]. The host implements [`Daemon`] and its parts with the same plain traits. What crosses the
 //! `.so` border is generated here and nowhere else.
 //!
-//! This crate knows nothing of the host's rooms, opens no file and no socket, and starts no thread of its own.
+//! This crate knows nothing of the host's rooms, opens no file and no socket.
 
 // `#[sabi_trait]` of abi_stable 0.11 puts impls into bodies, once per trait.
 #![allow(non_local_definitions)]
@@ -18,6 +18,7 @@ mod guard;
 pub mod header;
 pub mod host;
 mod log;
+pub mod registry;
 pub mod task;
 #[cfg(any(test, feature = "test-kit"))]
 pub mod test_kit;

@@ -204,3 +204,6 @@ fn payload_from_json(text: &str) -> Result<Option<Map<String, Value>>> {
 fn adopt_option<T: Border + ?Sized>(object: ROption<T::Ffi>, link: &Link) -> Option<Arc<T>> {
     object.into_option().map(|o| T::adopt(o, link))
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,6 +124,16 @@ pub struct Header {
     pub target: String,
 }
 
+impl Header {
+    /// The plugin's name as far as it can be read, also from a header that [`parse`](Header::parse) refuses; only for
+    /// messages.
+    pub fn name_of(bytes: &[u8]) -> Option<String> {
+        let known = bytes.len() >= VERSION_AT && bytes[..12] == MAGIC[..12];
+        let name = text(bytes.get(NAME_AT..VERSION_AT)?, "name").ok()?;
+        (known && valid_name(&name)).then_some(name)
+    }
+}
+
 /// Why bytes are not a header that this host accepts. The variants are in the order of the checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,11 +1,11 @@
 //! The host's side of the border: what the loader needs and plugins never touch.
 //!
 //! The loader opens a file, hands the address of its root symbol to [`Module::check`](crate::abi::open::Module::check),
-//! and gets plain [`Plugin`](crate::Plugin) objects from it. Each instance has a [`Supervisor`] that remembers whether
+//! and gets plain [`Plugin`] objects from it. Each instance has a [`Supervisor`] that remembers whether
 //! it panicked.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::api::Daemon;
 use crate::bridge::{Border, Link};
@@ -21,20 +21,26 @@ pub use crate::abi::open::{Module, OpenError};
 pub struct Supervisor {
     name: String,
     /// Weak: the daemon holds objects that hold this. The loader keeps the strong one while the plugin runs.
-    daemon: Weak<dyn Daemon>,
+    daemon: Mutex<Option<Weak<dyn Daemon>>>,
     failure: OnceLock<String>,
     faults: AtomicU64,
 }
 
 impl Supervisor {
-    /// For one instance of plugin `name`, which `daemon` is lent to. Keep `daemon` alive while the instance runs.
-    pub fn new(name: impl Into<String>, daemon: &Arc<dyn Daemon>) -> Arc<Self> {
+    /// For one instance of plugin `name`.
+    pub fn new(name: impl Into<String>) -> Arc<Self> {
         Arc::new(Supervisor {
             name: name.into(),
-            daemon: Arc::downgrade(daemon),
+            daemon: Mutex::new(None),
             failure: OnceLock::new(),
             faults: AtomicU64::new(0),
         })
+    }
+
+    /// Panics at the border are also reported to `daemon`, as [`Daemon::report_fault`] of this plugin. Only a weak
+    /// reference is kept.
+    pub fn attach(&self, daemon: &Arc<dyn Daemon>) {
+        *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(daemon));
     }
 
     /// The plugin's name.
@@ -68,7 +74,8 @@ impl Supervisor {
         // The first cause is the interesting one.
         let _ = self.failure.set(message.to_owned());
         tracing::error!(plugin = self.name, op, message, "plugin panicked; it is not called any more");
-        if let Some(daemon) = self.daemon.upgrade() {
+        let daemon = self.daemon.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(daemon) = daemon.and_then(|d| d.upgrade()) {
             daemon.report_fault(op, message);
         }
     }

@@ -58,18 +58,27 @@ pub enum StartStep {
 /// How each plugin's shutdown went, in the order of the calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShutdownReport {
-    /// Name and outcome. A missed deadline is [`TimedOut`](ErrorKind::TimedOut) with the text `deadline exceeded`; that
-    /// call may still be running.
-    pub outcomes: Vec<(String, Result<()>)>,
+    /// One per plugin.
+    pub steps: Vec<ShutdownStep>,
+}
+
+/// How one plugin's shutdown went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShutdownStep {
+    /// The registration key.
+    pub name: String,
+    /// A missed deadline is [`TimedOut`](ErrorKind::TimedOut) with the text `deadline exceeded`; that call may still be
+    /// running.
+    pub error: Option<Error>,
 }
 
 impl ShutdownReport {
     /// The contract's one error: `daemonapi: <n> plugin shutdown error(s): plugin "<name>" shutdown: <cause>; ...`.
     pub fn into_result(self) -> Result<()> {
         let failures: Vec<String> = self
-            .outcomes
+            .steps
             .iter()
-            .filter_map(|(name, r)| r.as_ref().err().map(|e| format!("plugin \"{name}\" shutdown: {e}")))
+            .filter_map(|s| s.error.as_ref().map(|e| format!("plugin \"{}\" shutdown: {e}", s.name)))
             .collect();
         if failures.is_empty() {
             return Ok(());
@@ -174,7 +183,8 @@ pub fn shutdown_all(started: Vec<Started>, deadline: Duration) -> ShutdownReport
     let mut report = ShutdownReport::default();
     for Started { name, plugin } in started.into_iter().rev() {
         let left = end.map_or(deadline, |end| end.saturating_duration_since(Instant::now()));
-        report.outcomes.push((name.clone(), shutdown_one(&name, plugin, left.max(SHUTDOWN_GRACE))));
+        let error = shutdown_one(&name, plugin, left.max(SHUTDOWN_GRACE)).err();
+        report.steps.push(ShutdownStep { name, error });
     }
     report
 }

@@ -17,6 +17,7 @@ mod split;
 
 pub mod addr;
 pub mod beacon;
+pub mod blueprint;
 pub mod dataexchange;
 pub mod eventstream;
 pub mod goduration;

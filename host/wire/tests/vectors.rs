@@ -4,6 +4,8 @@
 
 #[path = "by_area/beacon.rs"]
 mod beacon;
+#[path = "by_area/blueprint.rs"]
+mod blueprint;
 #[path = "by_area/dataexchange.rs"]
 mod dataexchange;
 #[path = "by_area/packet.rs"]
@@ -15,14 +17,17 @@ use pilot_vectors::Entry;
 
 #[test]
 fn vectors() {
-    pilot_vectors::run("pilot-wire", &["packet", "beacon", "registry", "dataexchange"], |area, entry| {
-        match area {
+    pilot_vectors::run(
+        "pilot-wire",
+        &["packet", "beacon", "registry", "dataexchange", "blueprint"],
+        |area, entry| match area {
             "packet" => packet::check(entry),
             "beacon" => beacon::check(entry),
+            "blueprint" => blueprint::check(entry),
             "dataexchange" => dataexchange::check(entry),
             _ => registry::check(entry),
-        }
-    });
+        },
+    );
 }
 
 /// Asserts the recorded error text: whole, as a prefix, or only that there is an error (`error_match`).

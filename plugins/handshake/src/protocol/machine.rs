@@ -209,8 +209,9 @@ impl Machine {
             effects.push(with_agent(Notice::trust_changed(peer, "granted", change)).into());
         }
         if direct {
-            effects.push(Effect::SendAccept(peer));
+            // Reported first: the registry hides a private peer's address until it knows of the trust.
             effects.push(Effect::Registry(Errand::ReportTrust(peer)));
+            effects.push(Effect::SendAccept(peer));
         } else {
             effects.push(Effect::Registry(Errand::Respond { peer, accept: true }));
             if !grant.mutual {

@@ -83,7 +83,7 @@ fn direct_row_2_mutual_needs_the_registry() {
         events(&effects),
         ["handshake.received", "handshake.auto_approved(mutual)", "trust.changed(mutual)"]
     );
-    assert_eq!(work(&effects), [Effect::SendAccept(P), Effect::Registry(Errand::ReportTrust(P))]);
+    assert_eq!(work(&effects), [Effect::Registry(Errand::ReportTrust(P)), Effect::SendAccept(P)]);
     let record = &machine.store.trusted()[&P];
     assert!(record.mutual && record.public_key == "k" && record.approved_at == at(100));
     assert!(!machine.store.has_outgoing(P));

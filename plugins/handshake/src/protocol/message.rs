@@ -15,8 +15,8 @@ pub const PORT: u16 = pilot_wire::ports::HANDSHAKE;
 /// Largest message that is read, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
-/// Largest message that every peer's first read returns whole: the smallest segment size in use among peers that
-/// split at all (stream.md section 3, column A; the older 1024 is met by any justification below about 690 bytes).
+/// Largest message that is sent directly, in bytes. A peer reads once and ignores what follows, so a message has to
+/// travel in one stream segment; this is the size newer senders cut at (stream.md section 3, column A).
 pub const MAX_ONE_SEGMENT: usize = 1152;
 
 /// What a message wants.

@@ -19,16 +19,25 @@ pub struct NodeRecord {
     pub networks: Vec<u16>,
 }
 
+impl NodeRecord {
+    /// Reads the answer to a lookup.
+    pub fn of(reply: &Map<String, Value>) -> Self {
+        let networks = reply.get("networks").and_then(Value::as_array).into_iter().flatten();
+        NodeRecord {
+            public_key: reply.get("public_key").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            networks: networks.filter_map(Value::as_u64).filter_map(|n| n.try_into().ok()).collect(),
+        }
+    }
+}
+
 /// Looks a node up. Blocks for a round trip.
+///
+/// # Errors
+/// The registry's, or that there is none.
 pub fn lookup(daemon: &dyn Daemon, node: u32) -> Result<NodeRecord, Error> {
     let mut params = Map::new();
     params.insert("node_id".into(), node.into());
-    let reply = daemon.registry_call("lookup", params)?;
-    let networks = reply.get("networks").and_then(Value::as_array).into_iter().flatten();
-    Ok(NodeRecord {
-        public_key: reply.get("public_key").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        networks: networks.filter_map(Value::as_u64).filter_map(|n| n.try_into().ok()).collect(),
-    })
+    Ok(NodeRecord::of(&daemon.registry_call("lookup", params)?))
 }
 
 /// The first of our networks, the backbone aside, that `peer` is in too. Any failed lookup: none. Blocks.

@@ -12,6 +12,8 @@ mod dataexchange;
 mod packet;
 #[path = "by_area/registry.rs"]
 mod registry;
+#[path = "by_area/tunnel.rs"]
+mod tunnel;
 
 use pilot_vectors::Entry;
 
@@ -28,6 +30,12 @@ fn vectors() {
             _ => registry::check(entry),
         },
     );
+}
+
+#[test]
+fn tunnel_vectors_have_the_layout() {
+    let entries = pilot_vectors::load("tunnel").unwrap_or_default();
+    entries.iter().filter(|e| e.kind.starts_with("PIL") || e.kind == "beacon").for_each(tunnel::check);
 }
 
 /// Asserts the recorded error text: whole, as a prefix, or only that there is an error (`error_match`).

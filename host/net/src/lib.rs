@@ -6,8 +6,11 @@
 
 pub mod bus;
 pub mod clock;
+mod framed;
 pub mod identity_file;
 pub mod ipc;
 pub mod node;
 pub mod queue;
+pub mod registry_client;
+pub mod rendezvous;
 pub mod udp;

@@ -25,4 +25,4 @@ pub use beacon::{Beacon, Moment};
 pub use registry::{FrameReply, Registry, Reply};
 pub use settings::{BeaconSettings, Settings};
 pub use state::{Change, RecordKey, RestoreError};
-pub use store::{NoStore, Store, StoreError};
+pub use store::{Store, StoreError};

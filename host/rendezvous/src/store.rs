@@ -1,7 +1,7 @@
 //! Where acknowledged changes are kept: the face a store shows to the registry's driver.
 //!
-//! Implemented by the I/O floor over some database, and here by [`NoStore`] for a registry that may forget. No type of any
-//! database appears in this face.
+//! Implemented by the I/O floor over some database; a registry that may forget needs none. No type of any database
+//! appears in this face.
 
 use std::error::Error;
 
@@ -38,19 +38,5 @@ impl StoreError {
     /// An error while `doing` something (an infinitive or a noun phrase), for `cause`.
     pub fn new(doing: impl Into<String>, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { doing: doing.into(), cause: cause.into() }
-    }
-}
-
-/// Keeps nothing: the registry forgets everything at its end.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoStore;
-
-impl Store for NoStore {
-    fn load(&mut self) -> Result<Vec<(RecordKey, Vec<u8>)>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    fn commit(&mut self, _changes: &[Change]) -> Result<(), StoreError> {
-        Ok(())
     }
 }

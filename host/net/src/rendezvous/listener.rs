@@ -1,0 +1,109 @@
+//! Accepting connections of the registry: how many, how fast, and what to do when the system refuses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::Limits;
+use super::connection;
+use super::desk::Desk;
+
+/// How long after the start new connections are throttled.
+const THROTTLED: Duration = Duration::from_secs(60);
+/// Waiting time per accept error in a row, and the most there is.
+const ERROR_WAIT: Duration = Duration::from_millis(100);
+const ERROR_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Request memory is handed out in pieces of this many bytes.
+pub(super) const MEMORY_UNIT: usize = 1024;
+
+/// What all connections of a server share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub desk: Arc<Desk>,
+    pub limits: Limits,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+    connections: Arc<Semaphore>,
+    /// In units of [`MEMORY_UNIT`].
+    pub memory: Arc<Semaphore>,
+    /// Large requests are decoded one after the other: decoded they take many times their size.
+    pub decoding: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub fn new(desk: Arc<Desk>, limits: Limits, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        let permits = |n: usize| Arc::new(Semaphore::new(n.min(Semaphore::MAX_PERMITS)));
+        Self {
+            desk,
+            limits,
+            tasks,
+            stop,
+            connections: permits(limits.connections),
+            memory: permits(limits.request_memory / MEMORY_UNIT),
+            decoding: permits(1),
+        }
+    }
+}
+
+/// Accepts until the server stops. An error of the system (no more file descriptors, mostly) makes it wait and try again;
+/// it never gives up, unlike the Go peer, which stops listening after ten errors in a row.
+pub(super) async fn run(listener: TcpListener, shared: Shared) {
+    let started = Instant::now();
+    let mut errors = 0;
+    let mut second = (started, 0);
+    loop {
+        let accepted = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, source) = match accepted {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                errors += 1;
+                tracing::warn!(error = %e, in_a_row = errors, "rendezvous: accept failed");
+                pause(&shared.stop, (ERROR_WAIT * errors).min(ERROR_WAIT_MAX)).await;
+                continue;
+            }
+        };
+        errors = 0;
+        match shared.connections.clone().try_acquire_owned() {
+            Ok(place) => {
+                let own = shared.clone();
+                shared.tasks.spawn(async move {
+                    connection::serve(stream, source, &own).await;
+                    drop(place);
+                });
+            }
+            // Over the limit: taken and closed at once, so that the client need not wait for a time-out.
+            Err(_) => drop(stream),
+        }
+        if started.elapsed() < THROTTLED {
+            second = throttle(&shared, second).await;
+        }
+    }
+}
+
+/// Counts one more connection of this second and waits for the next one when there were too many.
+async fn throttle(shared: &Shared, (began, count): (Instant, u32)) -> (Instant, u32) {
+    let age = began.elapsed();
+    if age >= Duration::from_secs(1) {
+        return (Instant::now(), 1);
+    }
+    if count + 1 >= shared.limits.accepts_per_second {
+        pause(&shared.stop, Duration::from_secs(1) - age).await;
+        return (Instant::now(), 0);
+    }
+    (began, count + 1)
+}
+
+async fn pause(stop: &CancellationToken, time: Duration) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = sleep(time) => {}
+    }
+}

@@ -1,0 +1,193 @@
+//! A rendezvous server: the registry over TCP and the beacon over UDP, driven around the state machines of
+//! `pilot-rendezvous`.
+//!
+//! Called by the host when it serves a rendezvous itself, and by tests. One server is
+//!
+//! | part | task | what it owns |
+//! |---|---|---|
+//! | `listener` | accepts TCP connections | the listening socket |
+//! | `connection` | one per connection: reads a request, writes its answer | the connection |
+//! | `desk` | none; shared | the registry behind a lock, and the way to the store |
+//! | `committer` | a thread, when there is a store | the store |
+//! | `beacon` | one | the UDP socket and the beacon |
+//! | `clerk` | one, every 10 s | nothing; removes silent nodes |
+//!
+//! Every change of the registry is in the store before its answer is on the wire. Every buffer is bounded: connections by
+//! number, bodies by size and by what all of them together may hold, queues by length.
+
+mod beacon;
+mod committer;
+mod config;
+mod connection;
+mod desk;
+mod listener;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pilot_rendezvous::{Registry, RestoreError, Store, StoreError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use committer::Committer;
+pub use config::{Limits, RendezvousConfig};
+use desk::Desk;
+pub use store::RedbStore;
+
+/// How often silent nodes are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// How long an orderly end waits for connections in the middle of a request.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// A running server. Dropping it without [`shutdown`](Self::shutdown) stops the tasks too, but waits for nothing.
+#[derive(Debug)]
+pub struct RendezvousServer {
+    registry_addr: SocketAddr,
+    beacon_addr: SocketAddr,
+    desk: Arc<Desk>,
+    committer: Option<Committer>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl RendezvousServer {
+    /// Opens the store (when a data directory is configured), binds both sockets and starts serving.
+    ///
+    /// # Errors
+    /// [`BindError`]: which part failed, and why. Nothing keeps running then.
+    pub async fn bind(config: RendezvousConfig) -> Result<Self, BindError> {
+        let store = match config.data_dir.clone() {
+            None => None,
+            Some(dir) => {
+                let opened = tokio::task::spawn_blocking(move || RedbStore::open(&dir)).await;
+                let store = opened.map_err(|e| StoreError::new("open", e))??;
+                Some(Box::new(store) as Box<dyn Store>)
+            }
+        };
+        Self::bind_with(config, store).await
+    }
+
+    /// As [`bind`](Self::bind), over a store of the caller's or none; `data_dir` is not looked at.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn bind_with(
+        config: RendezvousConfig,
+        store: Option<Box<dyn Store>>,
+    ) -> Result<Self, BindError> {
+        let listener = TcpListener::bind(config.registry_addr)
+            .await
+            .map_err(|cause| BindError::Registry { addr: config.registry_addr, cause })?;
+        let beacon_failed = |cause| BindError::Beacon { addr: config.beacon_addr, cause };
+        let socket = beacon::Socket::bind(config.beacon_addr).map_err(beacon_failed)?;
+        let beacon_addr = socket.local_addr().map_err(beacon_failed)?;
+        let registry_addr = listener
+            .local_addr()
+            .map_err(|cause| BindError::Registry { addr: config.registry_addr, cause })?;
+
+        let mut settings = config.registry;
+        if config.admin_token.is_some() {
+            settings.admin_token = config.admin_token;
+        }
+        settings.beacon_addr.get_or_insert_with(|| beacon_addr.to_string());
+        let (committer, records) = match store {
+            None => (None, Vec::new()),
+            Some(store) => {
+                let (committer, records) = Committer::start(store).await?;
+                (Some(committer), records)
+            }
+        };
+        let registry = Registry::restore(settings, records, desk::unix_now())?;
+        let (desk, notices) = Desk::new(registry, committer.as_ref().map(Committer::sender));
+        let desk = Arc::new(desk);
+
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let shared = listener::Shared::new(desk.clone(), config.limits, tasks.clone(), stop.clone());
+        tasks.spawn(listener::run(listener, shared));
+        tasks.spawn(beacon::run(socket, config.beacon, desk.clone(), notices, stop.clone()));
+        tasks.spawn(clerk(desk.clone(), stop.clone()));
+        tasks.close();
+        Ok(Self { registry_addr, beacon_addr, desk, committer, tasks, stop })
+    }
+
+    /// Where the registry listens.
+    pub fn registry_addr(&self) -> SocketAddr {
+        self.registry_addr
+    }
+
+    /// Where the beacon listens.
+    pub fn beacon_addr(&self) -> SocketAddr {
+        self.beacon_addr
+    }
+
+    /// How many nodes are in the directory.
+    pub fn node_count(&self) -> usize {
+        self.desk.node_count()
+    }
+
+    /// Stops accepting, lets running requests finish for a few seconds, writes what is left to the store, and returns
+    /// when it is closed.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        if tokio::time::timeout(FAREWELL, self.tasks.wait()).await.is_err() {
+            tracing::warn!("rendezvous: some connections did not finish in time");
+        }
+        self.desk.last_commit().await;
+        if let Some(committer) = self.committer.take() {
+            committer.finish().await;
+        }
+    }
+}
+
+impl Drop for RendezvousServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Removes silent nodes until the server stops.
+async fn clerk(desk: Arc<Desk>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => desk.sweep().await,
+        }
+    }
+}
+
+/// Why a rendezvous server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The TCP address cannot be had.
+    #[error("rendezvous: listen on {addr} (TCP): {cause}")]
+    Registry {
+        /// The configured address.
+        addr: SocketAddr,
+        /// What the system says.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The UDP address cannot be had.
+    #[error("rendezvous: listen on {addr} (UDP): {cause}")]
+    Beacon {
+        /// The configured address.
+        addr: SocketAddr,
+        /// What the system says.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The store cannot be opened or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store was read, but what it says makes no sense.
+    #[error("rendezvous: {0}")]
+    Restore(#[from] RestoreError),
+}

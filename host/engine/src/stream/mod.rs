@@ -1,4 +1,17 @@
 //! Reliable streams (stream.md): a TCP-like connection in packets of protocol 1.
+//!
+//! Used by the engine only; outside the crate just [`State`] is visible. [`conn`] holds one connection and its states,
+//! built from a sending half ([`send`], which finds losses with [`scoreboard`] and asks [`cc`] how much may be in flight)
+//! and a receiving half ([`recv`]). [`table`] holds all connections. Nothing here knows tunnels, paths or trust.
+
+pub(crate) mod cc;
+pub(crate) mod ranges;
+pub(crate) mod recv;
+pub(crate) mod rtt;
+pub(crate) mod scoreboard;
+pub(crate) mod send;
+pub(crate) mod sendbuf;
+pub(crate) mod seq;
 
 use std::fmt;
 

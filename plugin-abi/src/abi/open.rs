@@ -96,14 +96,25 @@ impl Module {
     }
 }
 
-/// One line of the first difference: where, what, expected and found.
+/// One line for the innermost difference: what, expected and found, where.
 fn summary(e: &AbiInstabilityErrors) -> String {
-    let Some(first) = e.errors.iter().find(|e| !e.errs.is_empty()) else { return short(&e.to_string()) };
-    let place: Vec<String> = first.stack_trace.iter().map(|f| short(&f.found.to_string())).collect();
-    let text = first.to_string();
-    let what = text.rfind("\nError:").map_or(text.as_str(), |at| &text[at + "\nError:".len()..]);
-    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("{} at {}", clip(&what, 300), clip(&place.join(" / "), 300))
+    let told = e.errors.iter().filter(|e| !e.errs.is_empty()).max_by_key(|e| e.stack_trace.len());
+    let Some(told) = told else { return short(&e.to_string()) };
+    let place: Vec<String> = told
+        .stack_trace
+        .iter()
+        .map(|level| {
+            let text = short(&level.found.to_string());
+            text.strip_prefix("field_name:").map_or(text.clone(), str::to_owned)
+        })
+        .collect();
+    // The library's text is laid out over many lines: "Error:what", "Expected:", a value, "Found:", a value.
+    let text = told.to_string();
+    let block = text.find("\nError:").map_or(text.as_str(), |at| &text[at + "\nError:".len()..]);
+    let block = block.split("\nError:").next().unwrap_or(block);
+    let block = block.replace("\nExpected:", ", expected ").replace("\nFound:", ", found ");
+    let block = block.split_whitespace().collect::<Vec<_>>().join(" ").replace(" ,", ",");
+    format!("{} (at {})", clip(&block, 300), clip(&place.join("."), 300))
 }
 
 /// The first line that says something.

@@ -1,0 +1,117 @@
+//! Builds the test libraries, and stands in for a host: a plugins directory and a fake daemon per plugin.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use pilot_loader::{LoadError, Loaded, Loader, LoaderConfig, OpenVia};
+use plugin_abi::Daemon;
+use plugin_abi::test_kit::FakeDaemon;
+use tempfile::TempDir;
+
+/// The library of one example in `broken-plugins/examples`.
+pub fn library(example: &str) -> PathBuf {
+    static BUILT: LazyLock<PathBuf> =
+        LazyLock::new(|| build("host/loader/tests/broken-plugins/Cargo.toml", "--examples").join("examples"));
+    BUILT.join(format!("lib{example}.so"))
+}
+
+/// The library of `examples/hello-plugin`.
+pub fn hello() -> PathBuf {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| build("examples/hello-plugin/Cargo.toml", "--lib"));
+    BUILT.join("libhello_plugin.so")
+}
+
+/// Builds a crate that is not in the workspace, into the workspace's target directory and with its settings, so that
+/// dependencies that are built already are used again.
+fn build(manifest: &str, what: &str) -> PathBuf {
+    // One at a time: cargo would wait for its lock anyway, and say so in the middle of other tests.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args(["build", what, "--quiet", "--manifest-path"])
+        .arg(root.join(manifest))
+        .arg("--target-dir")
+        .arg(target)
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "building {manifest}:\n{}", String::from_utf8_lossy(&output.stderr));
+    target.join("debug")
+}
+
+/// A plugins directory, and what the host did with it.
+pub struct Rack {
+    dir: TempDir,
+    config: LoaderConfig,
+    daemons: Mutex<BTreeMap<String, Arc<FakeDaemon>>>,
+    started: Mutex<Vec<String>>,
+}
+
+impl Rack {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plugins = dir.path().join("plugins");
+        std::fs::create_dir(&plugins).unwrap();
+        let config = LoaderConfig { dir: plugins, ..LoaderConfig::default() };
+        Rack { dir, config, daemons: Mutex::default(), started: Mutex::default() }
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.config.dir.clone()
+    }
+
+    /// Puts an example's library into the directory.
+    pub fn put(self, example: &str, name: &str) -> Self {
+        self.copy(&library(example), name)
+    }
+
+    pub fn copy(self, from: &Path, name: &str) -> Self {
+        let bytes = std::fs::read(from).unwrap();
+        self.write(name, &bytes)
+    }
+
+    pub fn write(self, name: &str, bytes: &[u8]) -> Self {
+        std::fs::write(self.dir().join(name), bytes).unwrap();
+        self
+    }
+
+    pub fn disable(mut self, plugin: &str) -> Self {
+        self.config.disabled.insert(plugin.to_owned());
+        self
+    }
+
+    pub fn init_timeout(mut self, limit: Duration) -> Self {
+        self.config.init_timeout = limit;
+        self
+    }
+
+    pub fn open_via(mut self, via: OpenVia) -> Self {
+        self.config.open_via = via;
+        self
+    }
+
+    pub fn load(&self) -> Result<Loaded, LoadError> {
+        Loader::new(self.config.clone()).load(|name| {
+            let daemon = FakeDaemon::new(self.dir.path());
+            self.daemons.lock().unwrap().insert(name.to_owned(), daemon.clone());
+            self.started.lock().unwrap().push(name.to_owned());
+            daemon as Arc<dyn Daemon>
+        })
+    }
+
+    /// Names in the order in which the host asked for their daemon handle, which is right before `init`.
+    pub fn started(&self) -> Vec<String> {
+        self.started.lock().unwrap().clone()
+    }
+
+    pub fn daemon(&self, name: &str) -> Arc<FakeDaemon> {
+        self.daemons.lock().unwrap()[name].clone()
+    }
+}

@@ -1,7 +1,10 @@
 //! What a network asks of its members: ports and limits, and the policy document its members run (registry.md section
 //! 3.3). The registry keeps both and enforces only the number of members.
 
+use pilot_wire::blueprint::{self, NetworkBlueprint, validate_blueprint};
+use pilot_wire::gojson;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{Call, Outcome, Registry};
 use crate::message::{Answer, Request};
@@ -96,29 +99,38 @@ fn parse_ports(request: Request<'_>) -> Result<Option<Vec<u16>>, Refusal> {
     Ok(Some(ports))
 }
 
-/// A policy document given as text or as an object; "" and "null" are none.
+/// A policy document given as text or as an object; "" and "null" are none. Only its head is looked at: the members'
+/// policy engines compile it.
 pub(super) fn parse_expr_policy(value: Option<&Value>) -> Result<Option<Value>, Refusal> {
-    let document = match value {
-        None => return Ok(None),
-        Some(Value::String(text)) if matches!(text.trim(), "" | "null") => return Ok(None),
-        Some(Value::String(text)) => {
-            check_size("expr_policy", text.len())?;
-            serde_json::from_str(text)
-                .map_err(|e| Refusal::Policy(format!("expr_policy: invalid JSON: {e}")))?
-        }
-        Some(other) => other.clone(),
+    let Some(text) = document_text("expr_policy", value)? else { return Ok(None) };
+    let invalid = |e: serde_json::Error| Refusal::Policy(format!("expr_policy: invalid JSON: {e}"));
+    let document = serde_json::from_str(&text).map_err(invalid)?;
+    // The blueprint's check of the document is the one we want; everything else about this blueprint is in order.
+    let blueprint = NetworkBlueprint {
+        name: "network".to_owned(),
+        expr_policy: Some(RawValue::from_string(text).map_err(invalid)?),
+        ..NetworkBlueprint::default()
     };
+    validate_blueprint(&blueprint).map_err(|e| Refusal::Policy(e.to_string()))?;
     Ok(Some(document))
 }
 
-/// Rules of a managed network given as text or as an object.
+/// Rules of a managed network given as text or as an object, in the form in which members get them.
 pub(super) fn parse_rules(value: Option<&Value>) -> Result<Option<Value>, Refusal> {
-    Ok(value.cloned())
+    let Some(text) = document_text("rules", value)? else { return Ok(None) };
+    let rules = blueprint::parse_rules(text.as_bytes()).map_err(|e| Refusal::Policy(e.to_string()))?;
+    let invalid = |e: serde_json::Error| Refusal::Policy(format!("rules: invalid JSON: {e}"));
+    serde_json::to_value(rules).map(Some).map_err(invalid)
 }
 
-fn check_size(what: &str, len: usize) -> Result<(), Refusal> {
-    if len > MAX_DOCUMENT {
+fn document_text(what: &str, value: Option<&Value>) -> Result<Option<String>, Refusal> {
+    let text = match value {
+        None => return Ok(None),
+        Some(Value::String(text)) => text.trim().to_owned(),
+        Some(other) => gojson::to_string(other),
+    };
+    if text.len() > MAX_DOCUMENT {
         return Err(Refusal::Policy(format!("{what} too long (max {MAX_DOCUMENT} bytes)")));
     }
-    Ok(())
+    Ok((!matches!(text.as_str(), "" | "null")).then_some(text))
 }

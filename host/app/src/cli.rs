@@ -122,6 +122,7 @@ impl RunArgs {
             plugins_dir: self.plugins.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.clone(),
+            ..Overrides::default()
         }
     }
 }
@@ -150,6 +151,21 @@ pub struct RendezvousArgs {
     /// Log format: text or json.
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+}
+
+impl RendezvousArgs {
+    /// The values as the configuration merges them.
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            rendezvous_registry: self.registry.clone(),
+            rendezvous_beacon: self.beacon.clone(),
+            rendezvous_data_dir: self.data_dir.clone(),
+            rendezvous_admin_token: self.admin_token.clone(),
+            log_level: self.log_level.clone(),
+            log_format: self.log_format.clone(),
+            ..Overrides::default()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub enum Nudge {
     OwnRequest(u32),
     /// A local client is about to look at trust: poll the inbox now unless that just happened.
     ClientLooks,
+    /// A local client waits for this node's trust: poll only if an own request to it is young.
+    ClientWaits(u32),
 }
 
 /// One host.
@@ -230,8 +232,13 @@ impl Core {
             if id != network && !runner.has_member(peer) {
                 continue;
             }
-            let local_tags =
-                self.member_tags.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned().unwrap_or_default();
+            let local_tags = self
+                .member_tags
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&id)
+                .cloned()
+                .unwrap_or_default();
             allowed &= runner.evaluate_port_gate(&PortGate {
                 event,
                 port,
@@ -259,8 +266,9 @@ impl Core {
             return true;
         }
         let core = self.clone();
-        let task =
-            tokio::task::spawn_blocking(move || core.port_allowed(event, network, peer, port, size, direction));
+        let task = tokio::task::spawn_blocking(move || {
+            core.port_allowed(event, network, peer, port, size, direction)
+        });
         // A gate that cannot answer denies.
         task.await.unwrap_or(false)
     }
@@ -283,12 +291,20 @@ impl Core {
     ///
     /// # Errors
     /// A text for people (plugin-contract.md section 2, `SendDatagram`).
-    pub async fn send_datagram(self: &Arc<Self>, to: Addr, port: u16, data: bytes::Bytes) -> Result<(), String> {
+    pub async fn send_datagram(
+        self: &Arc<Self>,
+        to: Addr,
+        port: u16,
+        data: bytes::Bytes,
+    ) -> Result<(), String> {
         if to.node == u32::MAX {
             return Err("broadcast address requires admin token: use BroadcastDatagram".into());
         }
         let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        if !self.port_allowed_async(PolicyEvent::Datagram, to.network, to.node, port, size, Direction::Out).await {
+        if !self
+            .port_allowed_async(PolicyEvent::Datagram, to.network, to.node, port, size, Direction::Out)
+            .await
+        {
             let mut payload = Map::new();
             payload.insert("direction".into(), "out".into());
             payload.insert("dst_node_id".into(), to.node.into());
@@ -304,7 +320,11 @@ impl Core {
     ///
     /// # Errors
     /// `registry connection not initialized`, or the client's error.
-    pub async fn registry_call(&self, op: &str, params: Map<String, Value>) -> Result<Map<String, Value>, String> {
+    pub async fn registry_call(
+        &self,
+        op: &str,
+        params: Map<String, Value>,
+    ) -> Result<Map<String, Value>, String> {
         let registry = self.registry().ok_or("registry connection not initialized")?;
         registry.call_signed(op, params).await.map_err(|e| e.to_string())
     }
@@ -331,11 +351,11 @@ impl Core {
         Ok(true)
     }
 
-    /// Polls the registry's inbox before a local client looks at trust, unless that just happened; waits at most 3 s
-    /// (handshake.md section 5, "Poll schedule").
-    pub async fn refresh_trust(&self) {
+    /// Has the registry's inbox polled if the schedule allows it, and waits for that at most 3 s (handshake.md
+    /// section 5, "Poll schedule").
+    pub async fn poll_inbox(&self, why: Nudge) {
         let (tx, rx) = tokio::sync::oneshot::channel();
-        if self.nudges.try_send((Nudge::ClientLooks, tx)).is_ok() {
+        if self.nudges.try_send((why, tx)).is_ok() {
             let _ = tokio::time::timeout(Duration::from_secs(3), rx).await;
         }
     }

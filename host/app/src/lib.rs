@@ -1,1 +1,18 @@
-//! Placeholder header, replaced as the room is built.
+//! Pilot Host: configuration, assembly, the daemon's face to plugins, the local socket's requests. The two programs,
+//! `pilot-host` and `pilotctl`, are thin; nothing imports this crate but them and its tests.
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod embedded;
+pub mod face;
+pub mod ipc;
+pub mod logging;
+pub mod membership;
+pub mod run;
+pub mod services;
+pub mod status;
+pub mod version;

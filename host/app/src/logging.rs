@@ -51,7 +51,9 @@ impl tracing::field::Visit for Fields {
 
 fn quoted(text: &str) -> String {
     let plain = !text.is_empty()
-        && text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '=' | '\\') || (!c.is_ascii() && c.is_alphanumeric()));
+        && text.chars().all(|c| {
+            c.is_ascii_graphic() && !matches!(c, '"' | '=' | '\\') || (!c.is_ascii() && c.is_alphanumeric())
+        });
     if plain { text.to_owned() } else { format!("{text:?}") }
 }
 

@@ -1,2 +1,80 @@
-//! Placeholder.
-fn main() {}
+//! The daemon's program: parses, builds the configuration, runs. Everything else is in the library.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a program talks to its terminal
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use pilot_host::cli::{Cli, Command, ConfigCommand, RendezvousArgs, RunArgs};
+use pilot_host::config::{Config, ConfigError, EXIT_CONFIG, Overrides, example_toml};
+use pilot_host::{logging, run, version};
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => with_config(run_config(&args), run::run),
+        Command::Rendezvous(args) => with_config(rendezvous_config(&args), run::rendezvous),
+        Command::Config(ConfigCommand::Example) => {
+            print!("{}", example_toml());
+            ExitCode::SUCCESS
+        }
+        Command::Config(ConfigCommand::Check { file }) => {
+            match Config::load(Some(&file), &Overrides::default()) {
+                Ok(_) => {
+                    println!("{}: good", file.display());
+                    ExitCode::SUCCESS
+                }
+                Err(e) => config_error(&e),
+            }
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "pilot-host", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Version => {
+            println!("pilot-host {}", version::VERSION);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run_config(args: &RunArgs) -> Result<Config, ConfigError> {
+    Config::load(args.config.as_deref(), &args.overrides())
+}
+
+fn rendezvous_config(args: &RendezvousArgs) -> Result<Config, ConfigError> {
+    Config::load(args.config.as_deref(), &args.overrides())
+}
+
+fn config_error(e: &ConfigError) -> ExitCode {
+    eprintln!("error: {e}");
+    eprintln!("hint:  `pilot-host config example` prints every key with its meaning");
+    ExitCode::from(u8::try_from(EXIT_CONFIG).unwrap_or(1))
+}
+
+fn with_config<F>(config: Result<Config, ConfigError>, start: impl FnOnce(Config) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let config = match config {
+        Ok(config) => config,
+        Err(e) => return config_error(&e),
+    };
+    logging::init(&config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("error: cannot start the runtime: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(start(config));
+    // A plugin whose Shutdown hangs keeps its thread; the process ends without waiting for it.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -10,7 +10,8 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::{
-    Config, ConfigError, DEFAULT_PLUGINS_DIR, LogConfig, NodeConfig, Overrides, PluginsConfig, RendezvousSettings,
+    Config, ConfigError, DEFAULT_PLUGINS_DIR, LogConfig, NodeConfig, Overrides, PluginsConfig,
+    RendezvousSettings,
 };
 
 type Field<T> = Option<Spanned<T>>;
@@ -177,43 +178,83 @@ impl Merger<'_> {
     fn config(&self, raw: Raw) -> Result<Config, ConfigError> {
         let node = self.node(raw.node)?;
         let over = self.over;
-        let registry = self.endpoint("registry.addr", &self.pick("--registry", &over.registry, raw.registry.addr, String::new()))?;
-        let beacon = self.endpoint("beacon.addr", &self.pick("--beacon", &over.beacon, raw.beacon.addr, String::new()))?;
+        let registry = self.endpoint(
+            "registry.addr",
+            &self.pick("--registry", &over.registry, raw.registry.addr, String::new()),
+        )?;
+        let beacon = self
+            .endpoint("beacon.addr", &self.pick("--beacon", &over.beacon, raw.beacon.addr, String::new()))?;
         let r = raw.rendezvous;
-        let rendezvous = RendezvousSettings {
-            registry: self.socket_addr("rendezvous.registry", &self.pick("", &None, r.registry, "127.0.0.1:9000".into()))?,
-            beacon: self.socket_addr("rendezvous.beacon", &self.pick("", &None, r.beacon, "127.0.0.1:9001".into()))?,
-            data_dir: Some(self.pick("", &None, r.data_dir, String::new()).value)
-                .filter(|d| !d.is_empty())
-                .map(|d| expand(&d)),
-            admin_token: self.pick("", &None, r.admin_token, String::new()).value,
+        let at = |flag, over: &Option<String>, file, default: &str| {
+            self.pick(flag, over, file, default.to_owned())
         };
-        let socket = self.path("ipc.socket", "--socket", &over.socket, raw.ipc.socket, super::default_socket())?;
+        let data_dir = over
+            .rendezvous_data_dir
+            .clone()
+            .or_else(|| r.data_dir.map(Spanned::into_inner).filter(|d| !d.is_empty()).map(|d| expand(&d)));
+        let rendezvous = RendezvousSettings {
+            registry: self.socket_addr(
+                "rendezvous.registry",
+                &at("--registry", &over.rendezvous_registry, r.registry, "127.0.0.1:9000"),
+            )?,
+            beacon: self.socket_addr(
+                "rendezvous.beacon",
+                &at("--beacon", &over.rendezvous_beacon, r.beacon, "127.0.0.1:9001"),
+            )?,
+            data_dir,
+            admin_token: at("--admin-token", &over.rendezvous_admin_token, r.admin_token, "").value,
+        };
+        let socket =
+            self.path("ipc.socket", "--socket", &over.socket, raw.ipc.socket, super::default_socket())?;
         if socket.as_os_str().len() > 100 {
             let given = Given { value: (), place: Place::Default };
             return Err(self.bad(
                 &given,
                 "ipc.socket",
-                format!("{} is longer than a Unix socket path may be (100 bytes); choose a shorter one", socket.display()),
+                format!(
+                    "{} is longer than a Unix socket path may be (100 bytes); choose a shorter one",
+                    socket.display()
+                ),
             ));
         }
         let p = raw.plugins;
         let plugins = PluginsConfig {
-            dir: self.path("plugins.dir", "--plugins", &over.plugins_dir, p.dir, DEFAULT_PLUGINS_DIR.into())?,
-            init_timeout: self.duration("plugins.init_timeout", &self.pick("", &None, p.init_timeout, "10s".into()))?,
-            shutdown_timeout: self
-                .duration("plugins.shutdown_timeout", &self.pick("", &None, p.shutdown_timeout, "5s".into()))?,
+            dir: self.path(
+                "plugins.dir",
+                "--plugins",
+                &over.plugins_dir,
+                p.dir,
+                DEFAULT_PLUGINS_DIR.into(),
+            )?,
+            init_timeout: self
+                .duration("plugins.init_timeout", &self.pick("", &None, p.init_timeout, "10s".into()))?,
+            shutdown_timeout: self.duration(
+                "plugins.shutdown_timeout",
+                &self.pick("", &None, p.shutdown_timeout, "5s".into()),
+            )?,
         };
-        let plugin = raw.plugin.into_iter().map(|(name, table)| (name, to_json(toml::Value::Table(table)))).collect();
+        let plugin =
+            raw.plugin.into_iter().map(|(name, table)| (name, to_json(toml::Value::Table(table)))).collect();
         let log = self.log(raw.log)?;
         Ok(Config { node, registry, beacon, rendezvous, socket, plugins, plugin, log })
     }
 
     fn node(&self, raw: RawNode) -> Result<NodeConfig, ConfigError> {
         let over = self.over;
-        let state_dir = self.path("node.state_dir", "--state-dir", &over.state_dir, raw.state_dir, super::default_state_dir())?;
-        let identity =
-            self.path("node.identity", "--identity", &over.identity, raw.identity, state_dir.join("identity.json"))?;
+        let state_dir = self.path(
+            "node.state_dir",
+            "--state-dir",
+            &over.state_dir,
+            raw.state_dir,
+            super::default_state_dir(),
+        )?;
+        let identity = self.path(
+            "node.identity",
+            "--identity",
+            &over.identity,
+            raw.identity,
+            state_dir.join("identity.json"),
+        )?;
         let hostname = self.pick("--hostname", &over.hostname, raw.hostname, String::new());
         if !hostname.value.is_empty() && !is_hostname(&hostname.value) {
             return Err(self.bad(
@@ -225,7 +266,10 @@ impl Merger<'_> {
                 ),
             ));
         }
-        let listen = self.socket_addr("node.listen", &self.pick("--listen", &over.listen, raw.listen, "0.0.0.0:0".into()))?;
+        let listen = self.socket_addr(
+            "node.listen",
+            &self.pick("--listen", &over.listen, raw.listen, "0.0.0.0:0".into()),
+        )?;
         let endpoint = self.pick("--endpoint", &over.endpoint, raw.endpoint, String::new());
         let endpoint = match endpoint.value.is_empty() {
             true => None,
@@ -266,7 +310,10 @@ impl Merger<'_> {
             return Err(self.bad(
                 &level,
                 "log.level",
-                format!("{:?} is not a level; use error, warn, info, debug, trace, or target=level pairs", level.value),
+                format!(
+                    "{:?} is not a level; use error, warn, info, debug, trace, or target=level pairs",
+                    level.value
+                ),
             ));
         }
         let format = self.pick("--log-format", &self.over.log_format, raw.format, "text".into());
@@ -274,7 +321,11 @@ impl Merger<'_> {
             "text" => false,
             "json" => true,
             other => {
-                return Err(self.bad(&format, "log.format", format!("{other:?} is not a format; use text or json")));
+                return Err(self.bad(
+                    &format,
+                    "log.format",
+                    format!("{other:?} is not a format; use text or json"),
+                ));
             }
         };
         Ok(LogConfig { level: level.value, json })
@@ -309,7 +360,11 @@ impl Merger<'_> {
             None => given.value.clone(),
         };
         text.parse().map_err(|_| {
-            self.bad(given, key, format!("{:?} is not an address; write IP:PORT, for example 0.0.0.0:4000", given.value))
+            self.bad(
+                given,
+                key,
+                format!("{:?} is not an address; write IP:PORT, for example 0.0.0.0:4000", given.value),
+            )
         })
     }
 
@@ -318,7 +373,9 @@ impl Merger<'_> {
             return Ok(None);
         }
         let ok = given.value.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0) && !host.contains(char::is_whitespace)
+            !host.is_empty()
+                && port.parse::<u16>().is_ok_and(|p| p > 0)
+                && !host.contains(char::is_whitespace)
         });
         if !ok {
             return Err(self.bad(
@@ -331,20 +388,27 @@ impl Merger<'_> {
     }
 
     fn duration(&self, key: &str, given: &Given<String>) -> Result<Duration, ConfigError> {
-        let parsed = pilot_wire::goduration::parse(&given.value)
+        let parsed = given
+            .value
+            .parse::<pilot_wire::goduration::GoDuration>()
             .ok()
-            .and_then(|nanos| u64::try_from(nanos).ok())
+            .and_then(|d| u64::try_from(d.as_nanos()).ok())
             .map(Duration::from_nanos)
             .filter(|d| *d >= Duration::from_millis(1) && *d <= Duration::from_secs(3600));
         parsed.ok_or_else(|| {
-            self.bad(given, key, format!("{:?} is not a duration from 1ms to 1h; write for example 5s", given.value))
+            self.bad(
+                given,
+                key,
+                format!("{:?} is not a duration from 1ms to 1h; write for example 5s", given.value),
+            )
         })
     }
 }
 
 /// `~` at the start means the home directory.
 fn expand(text: &str) -> PathBuf {
-    match text.strip_prefix("~/").and_then(|rest| std::env::var_os("HOME").map(|h| Path::new(&h).join(rest))) {
+    match text.strip_prefix("~/").and_then(|rest| std::env::var_os("HOME").map(|h| Path::new(&h).join(rest)))
+    {
         Some(path) => path,
         None => PathBuf::from(text),
     }

@@ -75,6 +75,14 @@ pub struct Overrides {
     pub socket: Option<PathBuf>,
     /// `plugins.dir`
     pub plugins_dir: Option<PathBuf>,
+    /// `rendezvous.registry`
+    pub rendezvous_registry: Option<String>,
+    /// `rendezvous.beacon`
+    pub rendezvous_beacon: Option<String>,
+    /// `rendezvous.data_dir`
+    pub rendezvous_data_dir: Option<PathBuf>,
+    /// `rendezvous.admin_token`
+    pub rendezvous_admin_token: Option<String>,
     /// `log.level`
     pub log_level: Option<String>,
     /// `log.format`

@@ -28,7 +28,9 @@ fn example_is_valid_with_and_without_its_comment_signs() {
 fn example_names_every_key() {
     // A misspelt key fails above; a forgotten one fails here, because the reader lists what it knows.
     let unknown = parse("[node]\nno_such_key = 1\n").unwrap_err().message;
-    for key in unknown.split('`').filter(|k| k.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !k.is_empty()) {
+    for key in
+        unknown.split('`').filter(|k| k.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !k.is_empty())
+    {
         if key != "no_such_key" {
             assert!(example_toml().contains(&format!("#{key} = ")), "{key} is not in the example");
         }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use plugin_abi::api::BoxFuture;
 use plugin_abi::{
-    Addr, Connection, Daemon, Error, ErrorKind, EventBus, HandshakeService, HandshakeTrustRecord, PolicyManager,
-    PortAllocator, PublicKey, Result, Signature, TrustChecker, TunnelRegistry, VersionInfo, WebhookManager,
+    Addr, Connection, Daemon, Error, ErrorKind, EventBus, HandshakeService, HandshakeTrustRecord,
+    PolicyManager, PortAllocator, PublicKey, Result, Signature, TrustChecker, TunnelRegistry, VersionInfo,
+    WebhookManager,
 };
 use serde_json::{Map, Value};
 use tracing::{Level, warn};

@@ -1,0 +1,234 @@
+//! `pilot-host run`: puts the host together, keeps it running until it is asked to stop, takes it apart in order.
+//! The order is that of host/README.md, "Start and stop".
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pilot_engine::Engine;
+use pilot_loader::{Loaded, Loader, LoaderConfig};
+use pilot_net::bus::Bus;
+use pilot_net::clock::Clock;
+use pilot_net::identity_file;
+use pilot_net::node::{Node, NodeFeeds};
+use pilot_net::registry_client::RegistryClient;
+use pilot_net::rendezvous::RendezvousServer;
+use pilot_net::udp::Udp;
+use serde_json::Map;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::backend::HostBackend;
+use crate::config::Config;
+use crate::core::Core;
+use crate::face::PluginDaemon;
+use crate::{admission, embedded, ipc, membership};
+
+/// Longest the network side may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Runs until SIGTERM, SIGINT or a local client's stop request.
+///
+/// # Errors
+/// When the host cannot start; everything that had started is shut down again.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    stop_on_signals(&stop)?;
+
+    let seed = random_seed()?;
+    let (identity, unsaved) = identity_file::load_or_create(&config.node.identity, seed)
+        .with_context(|| format!("load identity {}", config.node.identity.display()))?;
+    if let Some(e) = unsaved {
+        warn!(error = %e, path = %config.node.identity.display(), "the new identity could not be saved; it lasts until this process ends");
+    }
+    let identity = Arc::new(identity);
+
+    // The local socket first: a second host on the same path must not disturb the first one in any other way.
+    let socket = ipc::bind(&config.socket)?;
+
+    let udp = Udp::bind(config.node.listen).with_context(|| {
+        format!(
+            "bind the tunnel socket {}: choose another address with --listen or [node] listen",
+            config.node.listen
+        )
+    })?;
+    let clock = Clock::start();
+    let mut engine = Engine::new(pilot_engine::Config::default(), random_seed()?, clock.now());
+    engine.set_identity(identity.clone());
+    engine.set_wall_clock(clock.now(), unix_nanos());
+    engine.set_lan_addrs(lan_addresses());
+    let bus = Bus::new();
+    let (node, NodeFeeds { queries, signals, task: driver, stop: stop_node }) =
+        Node::spawn(engine, udp, clock, bus)?;
+    info!(addr = %node.local_addr(), "tunnel socket bound");
+
+    let (nudge_tx, nudges) = mpsc::channel(64);
+    let core = Arc::new(Core::new(config, node, identity, stop.clone(), nudge_tx));
+    let mut background = tokio::task::JoinSet::new();
+    background.spawn(admission::run(core.clone(), queries));
+
+    let rendezvous = embedded::choose(&core.config).await?;
+    core.node
+        .configure({
+            let beacon = rendezvous.beacon;
+            move |engine, _| engine.set_beacon(Some(beacon))
+        })
+        .await;
+    let signer = core.clone();
+    let client = RegistryClient::new(rendezvous.registry.clone(), move |message: &[u8]| {
+        signer.identity().map(|i| i.sign(message))
+    });
+    core.set_registry(Arc::new(client));
+
+    let loaded = match load_plugins(&core).await {
+        Ok(loaded) => loaded,
+        Err(e) => {
+            drop(socket);
+            stop_node.cancel();
+            let _ = driver.await;
+            rendezvous.shutdown().await;
+            return Err(e);
+        }
+    };
+    let loaded = Arc::new(loaded);
+    let server = ipc::serve(socket, Arc::new(HostBackend::new(core.clone(), loaded.clone())));
+    info!(socket = %core.config.socket.display(), "IPC listening");
+    background.spawn(membership::run(core.clone(), signals, nudges));
+
+    stop.cancelled().await;
+    info!("shutting down");
+    announce_shutdown(&core).await;
+    server.shutdown().await;
+    shutdown_plugins(&core, &loaded).await;
+    stop_node.cancel();
+    if tokio::time::timeout(FAREWELL, driver).await.is_err() {
+        warn!("the network side did not finish in time");
+    }
+    background.shutdown().await;
+    rendezvous.shutdown().await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Loads and starts the plugins on a thread that may wait.
+async fn load_plugins(core: &Arc<Core>) -> anyhow::Result<Loaded> {
+    let settings = &core.config.plugins;
+    let loader = Loader::new(LoaderConfig {
+        dir: settings.dir.clone(),
+        init_timeout: settings.init_timeout,
+        shutdown_timeout: settings.shutdown_timeout,
+        ..LoaderConfig::default()
+    });
+    let face = core.clone();
+    let loaded = tokio::task::spawn_blocking(move || {
+        loader.load(|name| Arc::new(PluginDaemon::new(face.clone(), name)) as Arc<dyn plugin_abi::Daemon>)
+    })
+    .await
+    .context("loading plugins")?;
+    match loaded {
+        Ok(loaded) => {
+            for p in loaded.plugins() {
+                info!(name = p.name, version = p.version, path = %p.path.display(), "plugin started");
+            }
+            Ok(loaded)
+        }
+        Err(e) => {
+            error!("plugin startup: {e}");
+            anyhow::bail!("plugin startup: {e}")
+        }
+    }
+}
+
+async fn shutdown_plugins(core: &Arc<Core>, loaded: &Arc<Loaded>) {
+    let (loaded, deadline) = (loaded.clone(), core.config.plugins.shutdown_timeout);
+    let report = tokio::task::spawn_blocking(move || loaded.shutdown(deadline)).await;
+    core.services.clear();
+    match report {
+        Ok(report) => {
+            for step in &report.steps {
+                match &step.error {
+                    None => info!(name = step.name, "plugin stopped"),
+                    Some(e) => error!(name = step.name, error = %e, "plugin stopped"),
+                }
+            }
+        }
+        Err(e) => error!(error = %e, "shutting the plugins down failed"),
+    }
+}
+
+/// Publishes `daemon.shutting_down` while everything still stands (plugin-contract.md section 1.5).
+async fn announce_shutdown(core: &Core) {
+    let snapshot = core.node.snapshot().await;
+    let mut payload = Map::new();
+    payload.insert("open_connections".into(), snapshot.as_ref().map_or(0, |s| s.conns.len()).into());
+    payload.insert("known_peers".into(), snapshot.as_ref().map_or(0, |s| s.peers.len()).into());
+    payload.insert("uptime_seconds".into(), core.started.elapsed().as_secs().into());
+    core.bus().publish("daemon.shutting_down", Some(payload));
+}
+
+/// SIGTERM and SIGINT ask for a stop; SIGHUP never ends a daemon.
+fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).context("install the SIGTERM handler")?;
+    let mut int = signal(SignalKind::interrupt()).context("install the SIGINT handler")?;
+    let mut hup = signal(SignalKind::hangup()).context("install the SIGHUP handler")?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => stop.cancel(),
+                _ = int.recv() => stop.cancel(),
+                _ = hup.recv() => info!("SIGHUP received; restart to apply a changed configuration"),
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT; for programs without more to tidy up.
+pub async fn stop_requested() -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    stop_on_signals(&stop)?;
+    stop.cancelled().await;
+    Ok(())
+}
+
+fn random_seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("the system gave no randomness: {e}"))?;
+    Ok(seed)
+}
+
+fn unix_nanos() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// This machine's addresses in its local networks, loopback left out.
+fn lan_addresses() -> Vec<std::net::IpAddr> {
+    pilot_net::udp::lan_addresses()
+}
+
+/// What the host registers when nothing better is known: the bound address, with loopback for "any".
+pub(crate) fn local_endpoint(bound: SocketAddr) -> SocketAddr {
+    match bound.ip().is_unspecified() {
+        true if bound.is_ipv4() => SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), bound.port()),
+        true => SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), bound.port()),
+        false => bound,
+    }
+}
+
+/// Runs only the rendezvous until it is asked to stop.
+///
+/// # Errors
+/// When an address cannot be bound.
+pub async fn rendezvous(config: Config) -> anyhow::Result<()> {
+    let server: RendezvousServer = embedded::start(&config.rendezvous).await?;
+    stop_requested().await?;
+    info!("shutting down");
+    server.shutdown().await;
+    info!("stopped");
+    Ok(())
+}

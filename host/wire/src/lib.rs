@@ -29,5 +29,6 @@ pub mod ports;
 pub mod registry;
 pub mod sack;
 pub mod tunnel;
+pub mod zap;
 
 pub use split::Split;

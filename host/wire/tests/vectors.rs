@@ -14,6 +14,8 @@ mod packet;
 mod registry;
 #[path = "by_area/tunnel.rs"]
 mod tunnel;
+#[path = "by_area/zap.rs"]
+mod zap;
 
 use pilot_vectors::Entry;
 
@@ -21,11 +23,12 @@ use pilot_vectors::Entry;
 fn vectors() {
     pilot_vectors::run(
         "pilot-wire",
-        &["packet", "beacon", "registry", "dataexchange", "blueprint"],
+        &["packet", "beacon", "registry", "dataexchange", "blueprint", "zap"],
         |area, entry| match area {
             "packet" => packet::check(entry),
             "beacon" => beacon::check(entry),
             "blueprint" => blueprint::check(entry),
+            "zap" => zap::check(entry),
             "dataexchange" => dataexchange::check(entry),
             _ => registry::check(entry),
         },

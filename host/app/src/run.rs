@@ -95,7 +95,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let loaded = Arc::new(loaded);
     let server = ipc::serve(socket, Arc::new(HostBackend::new(core.clone(), loaded.clone())));
     info!(socket = %core.config.socket.display(), "IPC listening");
-    background.spawn(membership::run(core.clone(), signals, nudges));
+    background.spawn(membership::run(core.clone(), signals, nudges, random_seed()?));
 
     stop.cancelled().await;
     info!("shutting down");

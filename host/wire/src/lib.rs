@@ -8,6 +8,15 @@
 //! in place.
 //!
 //! Integers are big-endian on every wire of this crate unless an item says otherwise.
+//!
+//! Where | what
+//! ---|---
+//! between two daemons | [`tunnel`] around [`packet`] (with [`sack`]), [`addr`], [`ports`]
+//! between a daemon and the rendezvous | [`beacon`] over UDP, [`registry`] over TCP, [`blueprint`] inside it
+//! between a daemon and local programs | [`ipc`]
+//! between the services of two nodes | [`dataexchange`], [`eventstream`]
+//! between the network runner and its clients | [`zap`]
+//! in texts that the Go peer compares or prints | [`gojson`], [`goquote`], [`goduration`]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

@@ -4,14 +4,40 @@
 //! and gets plain [`Plugin`] objects from it. Each instance has a [`Supervisor`] that remembers whether
 //! it panicked.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::SystemTime;
 
 use crate::api::Daemon;
 use crate::bridge::{Border, Link};
 use crate::{Error, ErrorKind, Plugin, Result, abi};
 
 pub use crate::abi::open::{Module, OpenError};
+
+/// Faults that the ledger of one instance keeps; older ones make room.
+pub const LEDGER: usize = 32;
+
+/// One fault of a plugin instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The method at the border, or what the plugin named.
+    pub op: String,
+    /// The panic's text, or what the plugin said.
+    pub message: String,
+    /// When it was noted.
+    pub at: SystemTime,
+    /// Who contained it.
+    pub source: FaultSource,
+}
+
+/// Who contained a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultSource {
+    /// The border: the host's call came back as a panic. The instance has failed.
+    Border,
+    /// The plugin itself, which then reported it. The instance goes on.
+    Plugin,
+}
 
 /// Watches one plugin instance. Shared by every object that this instance hands to the host.
 ///
@@ -23,7 +49,13 @@ pub struct Supervisor {
     /// Weak: the daemon holds objects that hold this. The loader keeps the strong one while the plugin runs.
     daemon: Mutex<Option<Weak<dyn Daemon>>>,
     failure: OnceLock<String>,
-    faults: AtomicU64,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Default)]
+struct Ledger {
+    total: u64,
+    last: VecDeque<Fault>,
 }
 
 impl Supervisor {
@@ -33,7 +65,7 @@ impl Supervisor {
             name: name.into(),
             daemon: Mutex::new(None),
             failure: OnceLock::new(),
-            faults: AtomicU64::new(0),
+            ledger: Mutex::default(),
         })
     }
 
@@ -55,7 +87,27 @@ impl Supervisor {
 
     /// Panics caught at the border plus faults that the plugin reported.
     pub fn faults(&self) -> u64 {
-        self.faults.load(Ordering::Relaxed)
+        self.ledger_lock().total
+    }
+
+    /// The last [`LEDGER`] faults, oldest first.
+    pub fn ledger(&self) -> Vec<Fault> {
+        self.ledger_lock().last.iter().cloned().collect()
+    }
+
+    fn ledger_lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, op: &str, message: &str, source: FaultSource) {
+        let mut ledger = self.ledger_lock();
+        ledger.total += 1;
+        if ledger.last.len() == LEDGER {
+            ledger.last.pop_front();
+        }
+        // Reports come from the plugin: their size is its choice, our memory is not.
+        let clip = |text: &str| text.chars().take(512).collect();
+        ledger.last.push_back(Fault { op: clip(op), message: clip(message), at: SystemTime::now(), source });
     }
 
     pub(crate) fn admit(&self) -> Result<()> {
@@ -70,7 +122,7 @@ impl Supervisor {
     }
 
     pub(crate) fn panicked(&self, op: &str, message: &str) {
-        self.faults.fetch_add(1, Ordering::Relaxed);
+        self.note(op, message, FaultSource::Border);
         // The first cause is the interesting one.
         let _ = self.failure.set(message.to_owned());
         tracing::error!(plugin = self.name, op, message, "plugin panicked; it is not called any more");
@@ -80,8 +132,8 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn reported(&self) {
-        self.faults.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn reported(&self, op: &str, message: &str) {
+        self.note(op, message, FaultSource::Plugin);
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use plugin_abi::host::{Module, Supervisor};
+use plugin_abi::host::{Fault, Module, Supervisor};
 use plugin_abi::registry::{
     Factory, Registry, ShutdownReport, ShutdownStep, StartStep, Started, shutdown_all,
 };
@@ -17,6 +17,7 @@ use crate::inspect::{Inspection, inspect};
 use crate::open::{OpenVia, open};
 use crate::refusal::{Code, Refusal};
 use crate::scan::{PluginFile, scan};
+use crate::trust::{Trust, TrustPolicy};
 
 /// Where plugins are and how long they may take.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct LoaderConfig {
     pub shutdown_timeout: Duration,
     /// The host's version, handed to each constructor.
     pub host_version: String,
+    /// Which files are wanted.
+    pub trust: TrustPolicy,
     /// How bytes are opened.
     pub open_via: OpenVia,
 }
@@ -44,6 +47,7 @@ impl Default for LoaderConfig {
             init_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(5),
             host_version: env!("CARGO_PKG_VERSION").to_owned(),
+            trust: TrustPolicy::default(),
             open_via: OpenVia::default(),
         }
     }
@@ -98,6 +102,8 @@ pub struct PluginInfo {
     pub path: PathBuf,
     /// SHA-256 of that file when it was read, lower-case hex.
     pub sha256: String,
+    /// What vouches for that file.
+    pub trust: Trust,
     /// Treaty version it was built for.
     pub treaty: (u16, u16),
     /// The compiler that built it.
@@ -205,7 +211,7 @@ impl Loader {
     /// Reads and judges everything before anything is opened, opens everything before anything is started.
     fn open_all(&self) -> Result<Vec<Slot>, Vec<Refusal>> {
         let mut refusals = Vec::new();
-        let mut accepted: BTreeMap<String, (PluginFile, Inspection)> = BTreeMap::new();
+        let mut accepted: BTreeMap<String, (PluginFile, Inspection, Trust)> = BTreeMap::new();
         for file in scan(&self.config.dir)? {
             match inspect(&file) {
                 Err(refusal) => {
@@ -217,10 +223,15 @@ impl Loader {
                     tracing::info!(plugin = found.header.name, path = %file.path.display(), "plugin is disabled");
                 }
                 Ok(found) => match accepted.get(&found.header.name) {
-                    Some((first, _)) => refusals.push(duplicate(&found.header.name, &first.path, &file.path)),
-                    None => {
-                        accepted.insert(found.header.name.clone(), (file, found));
+                    Some((first, ..)) => {
+                        refusals.push(duplicate(&found.header.name, &first.path, &file.path))
                     }
+                    None => match self.config.trust.judge(&file, &found) {
+                        Err(refusal) => refusals.push(refusal),
+                        Ok(trust) => {
+                            accepted.insert(found.header.name.clone(), (file, found, trust));
+                        }
+                    },
                 },
             }
         }
@@ -228,9 +239,9 @@ impl Loader {
             return Err(refusals);
         }
         let mut slots = Vec::with_capacity(accepted.len());
-        for (file, inspection) in accepted.into_values() {
+        for (file, inspection, trust) in accepted.into_values() {
             match open(&file, &inspection, &self.config.open_via) {
-                Ok(module) => slots.push(Slot::new(file.path, inspection, module)),
+                Ok(module) => slots.push(Slot::new(file.path, inspection, trust, module)),
                 Err(refusal) => refusals.push(refusal),
             }
         }
@@ -260,13 +271,14 @@ struct Live {
 }
 
 impl Slot {
-    fn new(path: PathBuf, inspection: Inspection, module: Module) -> Self {
+    fn new(path: PathBuf, inspection: Inspection, trust: Trust, module: Module) -> Self {
         let Inspection { header, sha256 } = inspection;
         let info = PluginInfo {
             name: header.name,
             version: header.version,
             path,
             sha256,
+            trust,
             treaty: (header.abi_major, header.abi_minor),
             rustc: header.rustc,
             state: PluginState::Running,
@@ -340,6 +352,12 @@ impl Loaded {
     /// One plugin.
     pub fn plugin(&self, name: &str) -> Option<PluginInfo> {
         self.slots.get(name).map(Slot::info)
+    }
+
+    /// The last faults of one plugin, oldest first; see [`plugin_abi::host::LEDGER`].
+    pub fn faults(&self, name: &str) -> Vec<Fault> {
+        let supervisor = self.slots.get(name).and_then(|s| s.live().supervisor.clone());
+        supervisor.map(|s| s.ledger()).unwrap_or_default()
     }
 
     /// Shuts down in reverse order of the start, one after another, each on a thread of its own. `deadline` is for all

@@ -39,6 +39,10 @@ pub enum Code {
     PanicAbort,
     /// Two files with the same plugin name.
     DuplicateName,
+    /// The configuration wants a signature or an allowed hash, and there is neither.
+    NotTrusted,
+    /// A signature is wrong or cannot be read.
+    BadSignature,
     /// The system could not open the library.
     OpenFailed,
     /// The library has a header but no root symbol.
@@ -74,6 +78,8 @@ impl Code {
             Code::OtherTarget => "other-target",
             Code::PanicAbort => "panic-abort",
             Code::DuplicateName => "duplicate-name",
+            Code::NotTrusted => "not-trusted",
+            Code::BadSignature => "bad-signature",
             Code::OpenFailed => "open-failed",
             Code::NoRoot => "no-root",
             Code::OtherLayout => "other-layout",

@@ -1,9 +1,10 @@
 //! Lists a plugins directory and reads its files, once each and through one descriptor, so that what is judged is what
 //! is opened later. Refuses what somebody else could have put there.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::refusal::{Code, Refusal};
+use crate::trust::MAX_SIGNATURE_FILE;
 
 /// More files than this in one directory are refused: every one of them is read into memory and stays mapped.
 pub const MAX_FILES: usize = 64;
@@ -24,6 +26,8 @@ pub struct PluginFile {
     pub path: PathBuf,
     /// All of it.
     pub bytes: Vec<u8>,
+    /// All of `<file>.sig`, where there is one.
+    pub signature: Option<Vec<u8>>,
 }
 
 /// All `*.so` files of `dir`, sorted bytewise by file name; hidden files and other names are passed over. A directory
@@ -36,7 +40,7 @@ pub fn scan(dir: &Path) -> Result<Vec<PluginFile>, Vec<Refusal>> {
     let mut files = Vec::with_capacity(names.len());
     let mut refusals = Vec::new();
     for name in names {
-        match read(&handle, &name, dir.join(&name)) {
+        match read_plugin(&handle, &name, dir.join(&name)) {
             Ok(file) => files.push(file),
             Err(refusal) => refusals.push(refusal),
         }
@@ -46,7 +50,7 @@ pub fn scan(dir: &Path) -> Result<Vec<PluginFile>, Vec<Refusal>> {
 
 /// Reads one file by path, with the same checks but those of its directory.
 pub fn read_file(path: &Path) -> Result<PluginFile, Refusal> {
-    read(rustix::fs::CWD, path.as_os_str(), path.to_owned())
+    read_plugin(rustix::fs::CWD, path.as_os_str(), path.to_owned())
 }
 
 fn list(dir: &Path) -> Result<(OwnedFd, Vec<OsString>), Refusal> {
@@ -75,7 +79,7 @@ fn list(dir: &Path) -> Result<(OwnedFd, Vec<OsString>), Refusal> {
         if name.starts_with(b".") || !name.ends_with(b".so") {
             continue;
         }
-        names.push(std::ffi::OsStr::from_bytes(name).to_owned());
+        names.push(OsStr::from_bytes(name).to_owned());
         if names.len() > MAX_FILES {
             return Err(Refusal::new(
                 Code::TooMany,
@@ -89,42 +93,60 @@ fn list(dir: &Path) -> Result<(OwnedFd, Vec<OsString>), Refusal> {
     Ok((handle, names))
 }
 
-fn read(dir: impl std::os::fd::AsFd, name: &std::ffi::OsStr, path: PathBuf) -> Result<PluginFile, Refusal> {
-    // NONBLOCK: opening a FIFO would wait for its writer. NOFOLLOW: a link may lead out of the directory.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let handle = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| match e {
+fn read_plugin(dir: impl AsFd, name: &OsStr, path: PathBuf) -> Result<PluginFile, Refusal> {
+    let open = |name: &OsStr| {
+        // NONBLOCK: opening a FIFO would wait for its writer. NOFOLLOW: a link may lead out of the directory.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())
+    };
+    let bytes = read(open(name), &path, MAX_FILE_SIZE)?;
+    let with_sig = |name: &OsStr| {
+        let mut name = name.to_owned();
+        name.push(".sig");
+        name
+    };
+    let signature = match open(&with_sig(name)) {
+        Err(Errno::NOENT) => None,
+        opened => Some(read(opened, Path::new(&with_sig(path.as_os_str())), MAX_SIGNATURE_FILE)?),
+    };
+    Ok(PluginFile { path, bytes, signature })
+}
+
+/// Checks and reads what was opened.
+fn read(opened: rustix::io::Result<OwnedFd>, path: &Path, max: u64) -> Result<Vec<u8>, Refusal> {
+    let handle = opened.map_err(|e| match e {
         Errno::LOOP => Refusal::new(
             Code::NotAFile,
-            &path,
+            path,
             "is a symbolic link, expected a regular file",
-            "copy the library itself into the directory",
+            "copy the file itself into the directory",
         ),
-        e => unreadable(Code::FileUnreadable, &path, e),
+        e => unreadable(Code::FileUnreadable, path, e),
     })?;
-    let stat = rustix::fs::fstat(&handle).map_err(|e| unreadable(Code::FileUnreadable, &path, e))?;
+    let stat = rustix::fs::fstat(&handle).map_err(|e| unreadable(Code::FileUnreadable, path, e))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Refusal::new(
             Code::NotAFile,
-            &path,
+            path,
             "is not a regular file",
             "remove it from the plugins directory",
         ));
     }
-    judge_owner(&stat, Code::FileUnsafe, &path)?;
+    judge_owner(&stat, Code::FileUnsafe, path)?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
-    if size == 0 || size > MAX_FILE_SIZE {
-        return Err(bad_size(&path, size));
+    if size == 0 || size > max {
+        return Err(bad_size(path, size, max));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
     // One byte more than allowed tells a file that grew meanwhile from one that fits.
     File::from(handle)
-        .take(MAX_FILE_SIZE + 1)
+        .take(max + 1)
         .read_to_end(&mut bytes)
-        .map_err(|e| unreadable(Code::FileUnreadable, &path, e))?;
-    if bytes.is_empty() || bytes.len() as u64 > MAX_FILE_SIZE {
-        return Err(bad_size(&path, bytes.len() as u64));
+        .map_err(|e| unreadable(Code::FileUnreadable, path, e))?;
+    if bytes.is_empty() || bytes.len() as u64 > max {
+        return Err(bad_size(path, bytes.len() as u64, max));
     }
-    Ok(PluginFile { path, bytes })
+    Ok(bytes)
 }
 
 /// Only the daemon's user and root may be able to change it. A group counts as the user when it is the process's own:
@@ -157,12 +179,12 @@ fn unreadable(code: Code, path: &Path, error: impl std::fmt::Display) -> Refusal
     Refusal::new(code, path, format!("cannot be read: {error}"), "make it readable for the daemon's user")
 }
 
-fn bad_size(path: &Path, size: u64) -> Refusal {
+fn bad_size(path: &Path, size: u64, max: u64) -> Refusal {
     Refusal::new(
         Code::Size,
         path,
-        format!("has {size} bytes, expected 1 to {MAX_FILE_SIZE}"),
-        "copy the library again; write to a temporary name and rename, so that it is never seen half-written",
+        format!("has {size} bytes, expected 1 to {max}"),
+        "copy the file again; write to a temporary name and rename, so that it is never seen half-written",
     )
 }
 
@@ -216,6 +238,7 @@ mod tests {
         std::fs::set_permissions(at("writable.so"), PermissionsExt::from_mode(0o666)).unwrap();
         std::fs::write(at("empty.so"), b"").unwrap();
         symlink(at("fine.so"), at("link.so")).unwrap();
+        symlink(at("nowhere"), at("fine.so.sig")).unwrap();
         std::fs::create_dir(at("folder.so")).unwrap();
         let refusals = scan(dir.path()).err().unwrap();
         let codes: Vec<_> = refusals.iter().map(|r| (r.path.clone(), r.code)).collect();
@@ -223,6 +246,7 @@ mod tests {
             codes,
             [
                 (at("empty.so"), Code::Size),
+                (at("fine.so.sig"), Code::NotAFile),
                 (at("folder.so"), Code::NotAFile),
                 (at("link.so"), Code::NotAFile),
                 (at("writable.so"), Code::FileUnsafe),

@@ -1,13 +1,16 @@
 //! The gallery: each broken plugin of `broken-plugins/` is a real library, built by this test with cargo, and each is
 //! refused or contained with a text that says why. That this process reaches its end is part of every assertion.
 
+#![allow(clippy::unwrap_used)] // the helpers are test code too, which clippy only knows of test functions
+
 mod rack;
 
 use std::time::Duration;
 
 use pilot_loader::inspect::inspect;
 use pilot_loader::scan::read_file;
-use pilot_loader::{Code, LoadError, OpenVia, PluginState};
+use pilot_loader::trust::sign;
+use pilot_loader::{Code, FaultSource, LoadError, OpenVia, PluginState, Trust, TrustMode, TrustPolicy};
 use plugin_abi::header::{HEADER_LEN, MAGIC};
 use plugin_abi::{Daemon, ErrorKind};
 use rack::{Rack, hello, library};
@@ -206,6 +209,9 @@ fn a_plugin_that_panics_when_asked_fails_closed_and_alone() {
     assert!(logged.fields["location"].as_str().unwrap().contains("method_panics.rs"), "{logged:?}");
     assert_eq!(checker.is_trusted(8), None);
     assert_eq!(loaded.plugin("method-panics").unwrap().faults, 3, "a failed plugin is not called again");
+    let ledger = loaded.faults("method-panics");
+    assert_eq!((ledger[2].op.as_str(), ledger[2].source), ("TrustChecker.is_trusted", FaultSource::Border));
+    assert!(ledger[..2].iter().all(|f| f.source == FaultSource::Plugin));
     assert_eq!(loaded.plugin("alpha").unwrap().state, PluginState::Running);
     loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
     drop(loaded);
@@ -260,6 +266,31 @@ fn opened_from_a_private_copy() {
     assert_eq!(std::fs::read_dir(copies.path()).unwrap().count(), 0, "the copy is removed once it is mapped");
     loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
     rack.daemon("good").wait_for_log("stopped").unwrap();
+}
+
+#[test]
+fn only_signed_or_allowed_files_when_the_operator_says_so() {
+    let seed = [9; 32];
+    let rack = Rack::new().put("good", "good.so").put("alpha", "alpha.so");
+    let [good, alpha] = ["good.so", "alpha.so"].map(|f| read_file(&rack.dir().join(f)).unwrap());
+    let line = sign(&good, &inspect(&good).unwrap(), &seed);
+    let key = line.split(' ').nth(1).unwrap().to_owned();
+    let hash = inspect(&alpha).unwrap().sha256;
+    let policy = |hashes: &[&str]| TrustPolicy::new(TrustMode::Enforce, hashes, [&key]).unwrap();
+    let rack = rack.trust(policy(&[])).write("good.so.sig", line.as_bytes());
+    let error = rack.load().unwrap_err();
+    assert_eq!((refusal(&error).0, error.refusals[0].plugin.as_deref()), (Code::NotTrusted, Some("alpha")));
+    let rack = rack.trust(policy(&[&hash]));
+    let loaded = rack.load().unwrap();
+    assert_eq!(loaded.plugin("good").unwrap().trust, Trust::Signed(key.clone()));
+    assert_eq!(loaded.plugin("alpha").unwrap().trust, Trust::AllowListed);
+    loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
+    // The file was changed after it was signed.
+    let mut changed = good.bytes;
+    changed.push(0);
+    let error = rack.write("good.so", &changed).load().unwrap_err();
+    assert_eq!(refusal(&error).0, Code::BadSignature);
+    assert_eq!(refusal(&error).1, format!("the signature by key {key} is wrong"));
 }
 
 #[test]

@@ -216,7 +216,7 @@ impl abi::Daemon for Local<dyn api::Daemon> {
     }
 
     fn report_fault(&self, op: RStr<'_>, message: RStr<'_>) -> AbiResult<()> {
-        self.link.reported();
+        self.link.reported(op.as_str(), message.as_str());
         self.guard("Daemon.report_fault", |d| {
             d.report_fault(op.as_str(), message.as_str());
             Ok(())

@@ -86,9 +86,9 @@ impl Link {
     }
 
     /// The other side reported a fault that it contained itself.
-    fn reported(&self) {
+    fn reported(&self, op: &str, message: &str) {
         if let Some(supervisor) = &self.0 {
-            supervisor.reported();
+            supervisor.reported(op, message);
         }
     }
 }

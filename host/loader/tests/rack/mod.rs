@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use pilot_loader::{LoadError, Loaded, Loader, LoaderConfig, OpenVia};
+use pilot_loader::{LoadError, Loaded, Loader, LoaderConfig, OpenVia, TrustPolicy};
 use plugin_abi::Daemon;
 use plugin_abi::test_kit::FakeDaemon;
 use tempfile::TempDir;
@@ -94,6 +94,11 @@ impl Rack {
 
     pub fn open_via(mut self, via: OpenVia) -> Self {
         self.config.open_via = via;
+        self
+    }
+
+    pub fn trust(mut self, policy: TrustPolicy) -> Self {
+        self.config.trust = policy;
         self
     }
 

@@ -14,7 +14,7 @@
 //! | member | meaning | default |
 //! |---|---|---|
 //! | `trusted_agents` | path of a list of nodes whose requests are granted (handshake.md section 7) | none |
-//! | `trusted_agents_key` | base64 of the Ed25519 key that must have signed that list | none: unsigned lists pass |
+//! | `trusted_agents_key` | base64 of the Ed25519 key that must have signed that list | none: only unsigned lists pass |
 //! | `direct_timeout_ms` | how long a direct message may take before the registry is used instead | 5000 |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

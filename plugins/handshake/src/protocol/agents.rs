@@ -31,6 +31,9 @@ pub enum ListError {
     /// A key is configured but the list is not signed.
     #[error("verify: signature is required")]
     Unsigned,
+    /// The list is signed but nothing is configured to check it with.
+    #[error("verify: signature present but embeddedPubKey is not configured")]
+    NoKey,
     /// The signature is not base64.
     #[error("verify: bad signature encoding: not base64")]
     SignatureEncoding,
@@ -51,22 +54,24 @@ struct Agent {
 pub struct Agents(BTreeMap<u32, Agent>);
 
 impl Agents {
-    /// Reads a list. With a `key` it has to be signed by it; without one a signature is not looked at.
+    /// Reads a list. With a `key` it has to be signed by it; without one only an unsigned list passes.
     pub fn parse(bytes: &[u8], key: Option<&[u8; 32]>) -> Result<Self, ListError> {
         if bytes.len() > MAX_LIST {
             return Err(ListError::TooLong);
         }
         let text = lossy(bytes);
         let document = Object::parse(&text)?;
-        if let Some(key) = key {
-            let signature = document.text("signature")?;
-            if signature.is_empty() {
-                return Err(ListError::Unsigned);
-            }
-            let signature = from_base64(&signature).ok_or(ListError::SignatureEncoding)?;
-            if !verifies(key, signed_payload(document.raw("agents").unwrap_or("null")).as_bytes(), &signature)
-            {
-                return Err(ListError::SignatureMismatch);
+        let signature = document.text("signature")?;
+        match key {
+            None if signature.is_empty() => {}
+            None => return Err(ListError::NoKey),
+            Some(_) if signature.is_empty() => return Err(ListError::Unsigned),
+            Some(key) => {
+                let signature = from_base64(&signature).ok_or(ListError::SignatureEncoding)?;
+                let payload = signed_payload(document.raw("agents").unwrap_or("null"));
+                if !verifies(key, payload.as_bytes(), &signature) {
+                    return Err(ListError::SignatureMismatch);
+                }
             }
         }
         let mut rows: BTreeMap<u32, Vec<Agent>> = BTreeMap::new();
@@ -151,6 +156,13 @@ mod tests {
         assert_eq!(list.name(1), Some("p"), "the plain question ignores pins");
         assert_eq!(list.name_with_key(1, &pin), Some("p"));
         assert_eq!([list.name_with_key(1, &other), list.name_with_key(1, "")], [None; 2]);
+    }
+
+    #[test]
+    fn a_signature_nobody_can_check_is_refused() {
+        assert_eq!(parse(r#"{"agents":[],"signature":"AAAA"}"#), Err(ListError::NoKey));
+        let wrong = Agents::parse(br#"{"agents":[],"signature":"AAAA"}"#, Some(&[7; 32]));
+        assert_eq!(wrong, Err(ListError::SignatureMismatch));
     }
 
     #[test]

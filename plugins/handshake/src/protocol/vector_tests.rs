@@ -247,10 +247,22 @@ fn decision(entry: &Entry) {
         received_at: at(1),
         source,
     };
-    if take("already_trusted") == json!(true) {
-        store.grant(PEER, record(if take("key_changed") == json!(true) { "another" } else { "key" }));
+    let already_trusted = take("already_trusted") == json!(true);
+    let already_pending = take("already_pending") == json!(true);
+    let outgoing = take("outgoing") == json!(true);
+    // The remaining circumstances have no fixed names; they are recognised by what they speak of.
+    let mut circumstance = |words: &[&str], value: bool| {
+        let names: Vec<_> = given.keys().filter(|k| words.iter().any(|w| k.contains(w))).cloned().collect();
+        names.into_iter().any(|name| given.remove(&name) == Some(json!(value)))
+    };
+    let other_key = circumstance(&["same_key", "key_match", "key_stands"], false)
+        || circumstance(&["key_changed", "key_differs", "other_key", "different_key"], true);
+    let cooldown = circumstance(&["cooldown", "revoked"], true);
+    let agent = agent.filter(|_| !(relayed && circumstance(&["pin"], true)));
+    if already_trusted {
+        store.grant(PEER, record(if other_key { "another" } else { "key" }));
     }
-    if take("already_pending") == json!(true) {
+    if already_pending {
         store.queue(PEER, request(PEER));
     }
     for n in 0..from_source {
@@ -259,10 +271,10 @@ fn decision(entry: &Entry) {
     for n in store.pending.len() as u64..total {
         store.pending.insert(3000 + n as u32, request(3000 + n as u32));
     }
-    if take("outgoing") == json!(true) {
+    if outgoing {
         store.note_outgoing(PEER, at(1));
     }
-    if take("in_cooldown") == json!(true) {
+    if cooldown {
         store.start_cooldown(PEER, at(NOW));
     }
     let unknown: Vec<_> =

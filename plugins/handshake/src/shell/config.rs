@@ -18,7 +18,7 @@ const MAX_DIRECT_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Config {
     /// `trusted_agents`: a list of nodes whose requests are granted (handshake.md section 7); none by default.
     pub trusted_agents: Option<PathBuf>,
-    /// `trusted_agents_key`: base64 of the Ed25519 key that must have signed that list; unsigned lists pass without it.
+    /// `trusted_agents_key`: base64 of the Ed25519 key that must have signed that list; only unsigned lists pass without it.
     pub trusted_agents_key: Option<[u8; 32]>,
     /// `direct_timeout_ms`: bound of one direct attempt, 1 to 60000, default 5000.
     pub direct_timeout: Duration,

@@ -12,6 +12,7 @@ pub mod error;
 pub mod event;
 pub mod identity;
 mod map;
+pub mod membership;
 pub mod notice;
 pub mod query;
 mod rng;

@@ -1,4 +1,23 @@
-//! The engine's facade: one object for tunnels, paths, streams, ports, datagrams and control.
+//! The engine's face: one object for tunnels, paths, streams, ports, datagrams and control.
+//!
+//! Called by the driver in `pilot-net`, from one task. This file holds the object and the thin public methods; the work is
+//! done in the modules beside it: `input` (datagrams in), `send` (datagrams out), `kex` (key exchanges), `streams` (who may
+//! open one), `control` (ping, hello), `upkeep` (time).
+
+mod control;
+pub(crate) mod events;
+mod input;
+mod kex;
+mod keys;
+mod me;
+mod path;
+mod peer;
+mod questions;
+mod send;
+mod status;
+mod streams;
+mod timers;
+mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -6,14 +25,42 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pilot_wire::addr::Addr;
+use pilot_wire::packet::{Flags, Header, Protocol};
+use pilot_wire::{beacon, ports};
 
+use self::control::Pings;
+use self::events::Events;
+use self::keys::{Keys, Known};
+use self::me::Me;
+use self::peer::Peer;
+use self::questions::{Purpose, Questions};
+use self::send::Outbox;
+use self::status::Stats;
+use self::timers::{Timer, Timers};
 use crate::config::Config;
 use crate::error::{BindError, DialError, ReadError, SendError, WriteError};
 use crate::event::{ConnId, ConnInfo, Event, PingId};
 use crate::identity::Identity;
-use crate::query::{Answer, Query, QueryId};
+use crate::map::{Keyed, NumMap};
+use crate::query::{Answer, Query, QueryId, Verdict};
+use crate::rng::Rng;
 use crate::snapshot::Snapshot;
-use crate::time::Instant;
+use crate::stream::conn::Conn;
+use crate::stream::table::Conns;
+use crate::time::{Duration, Instant};
+use crate::tunnel::counters::KeyPairs;
+use crate::tunnel::rate::{Bucket, RateTable, Spacing};
+
+/// Key exchanges per second from one source, and sources remembered (tunnel.md section 4).
+const EXCHANGE_RATE: u32 = 5;
+const EXCHANGE_SOURCES: usize = 4096;
+/// Sealed frames without a key are answered once in this time per peer; peers remembered (tunnel.md section 5).
+const NO_KEY_SPACING: Duration = Duration::from_secs(3);
+const NO_KEY_PEERS: usize = 4096;
+/// Peers whose SYN rate is watched (stream.md section 7).
+const SYN_SOURCES: usize = 4096;
+/// What fits one UDP datagram also when relayed (packet.md section 3).
+const MAX_DATAGRAM_PAYLOAD: usize = 65_428;
 
 /// What a read gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,18 +84,85 @@ pub struct Transmit {
     pub segment_size: Option<usize>,
 }
 
+/// A bound port.
+#[derive(Debug, Default)]
+struct Listener {
+    /// Streams that nobody accepted yet, oldest first.
+    queue: VecDeque<ConnId>,
+}
+
 /// A sans-I/O node.
+///
+/// After any call that takes the time, poll: [`Engine::poll_transmit`], [`Engine::poll_event`] and [`Engine::poll_query`]
+/// until they give nothing, then [`Engine::poll_timeout`]. Streams acknowledge when polled, so handing in a whole batch of
+/// datagrams before polling makes fewer acknowledgements.
+///
+/// ```
+/// use pilot_engine::{Config, Engine, time::Instant};
+///
+/// let mut engine = Engine::new(Config::default(), [7; 32], Instant::ZERO);
+/// engine.set_node(42, false, &[]);
+/// engine.bind(1000)?;
+/// assert!(engine.poll_event().is_none());
+/// # Ok::<(), pilot_engine::BindError>(())
+/// ```
 pub struct Engine {
     config: Config,
-    events: VecDeque<Event>,
-    ports: BTreeMap<u16, VecDeque<ConnId>>,
+    me: Me,
+    rng: Rng,
+    peers: NumMap<u32, Peer>,
+    conns: Conns,
+    listeners: BTreeMap<u16, Listener>,
+    keys: Keys,
+    key_pairs: KeyPairs,
+    questions: Questions,
+    events: Events,
+    outbox: Outbox,
+    timers: Timers,
+    pings: Pings,
+    stats: Stats,
+    /// Peers with packets that wait for a key.
+    pending_peers: usize,
+    /// When sessions without identity were counted, and how many there are at most.
+    unauthenticated: (Instant, usize),
+    reply_windows: BTreeMap<u32, Instant>,
+    exchange_rate_direct: RateTable<IpAddr>,
+    exchange_rate_relayed: RateTable<u32>,
+    no_key_answers: Spacing<u32>,
+    syn_rate_per_peer: RateTable<u32>,
+    syn_rate: Bucket,
 }
 
 impl Engine {
     /// An engine with its own X25519 key and generator made from `seed`, which must be 32 bytes of true randomness.
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
-        let _ = (seed, now);
-        Self { config, events: VecDeque::new(), ports: BTreeMap::new() }
+        let mut rng = Rng::new(seed);
+        let hash = Keyed::new(rng.u64(), rng.u64());
+        let [p0, p1] = rng.bytes();
+        Self {
+            me: Me::new(rng.bytes()),
+            peers: NumMap::with_hasher(hash),
+            conns: Conns::new(hash, u16::from_be_bytes([p0, p1])),
+            listeners: BTreeMap::new(),
+            keys: Keys::new(config.max_cached_keys),
+            key_pairs: KeyPairs::default(),
+            questions: Questions::new(config.max_queries, config.query_timeout),
+            events: Events::new(config.max_events),
+            outbox: Outbox::default(),
+            timers: Timers::default(),
+            pings: Pings::default(),
+            stats: Stats::default(),
+            pending_peers: 0,
+            unauthenticated: (now, 0),
+            reply_windows: BTreeMap::new(),
+            exchange_rate_direct: RateTable::new(EXCHANGE_RATE, EXCHANGE_SOURCES),
+            exchange_rate_relayed: RateTable::new(EXCHANGE_RATE, EXCHANGE_SOURCES),
+            no_key_answers: Spacing::new(NO_KEY_SPACING, NO_KEY_PEERS),
+            syn_rate_per_peer: RateTable::new(config.syn_rate_per_peer, SYN_SOURCES),
+            syn_rate: Bucket::full(now, config.syn_rate),
+            rng,
+            config,
+        }
     }
 
     /// The settings it was made with.
@@ -56,80 +170,177 @@ impl Engine {
         &self.config
     }
 
-    /// Sets or replaces the identity that signs key exchanges.
+    // ---- what the host knows about this node
+
+    /// Sets or replaces the identity that signs key exchanges. Without one, peers that know us refuse our key.
     pub fn set_identity(&mut self, identity: Arc<Identity>) {
-        let _ = identity;
+        self.me.identity = Some(identity);
+        self.me.renew_exchange();
     }
 
     /// What registration taught us: our number, whether we are public, and our networks.
+    ///
+    /// A number other than before ends all sessions: they are bound to it. Streams then stop being acknowledged.
     pub fn set_node(&mut self, node: u32, public: bool, networks: &[u16]) {
-        let _ = (node, public, networks);
+        if self.me.node != node {
+            self.me.node = node;
+            self.me.renew_exchange();
+            for peer in self.peers.values_mut() {
+                if let Some((key, remains)) =
+                    peer.session.take().map(crate::tunnel::session::Session::remains)
+                {
+                    self.key_pairs.store(key, remains);
+                }
+            }
+        }
+        self.me.public_node = public;
+        self.me.networks = networks.to_vec();
+    }
+
+    /// Our networks, as last given to [`Engine::set_node`].
+    pub fn networks(&self) -> &[u16] {
+        &self.me.networks
     }
 
     /// The beacon to use from now on.
     pub fn set_beacon(&mut self, beacon: Option<SocketAddr>) {
-        let _ = beacon;
+        self.me.beacon = beacon.map(|b| SocketAddr::new(b.ip().to_canonical(), b.port()));
     }
 
     /// The addresses of this machine in its local networks.
     pub fn set_lan_addrs(&mut self, addrs: Vec<IpAddr>) {
-        let _ = addrs;
+        self.me.lan = addrs;
     }
 
-    /// The wall clock: `unix_nanos` nanoseconds since 1970 at `now`. Only the echo service's time stamps use it.
+    /// The wall clock: `unix_nanos` nanoseconds since 1970 at `now`. Only the echo service's time stamps use it; without
+    /// it they are echoed like anything else.
     pub fn set_wall_clock(&mut self, now: Instant, unix_nanos: u64) {
-        let _ = (now, unix_nanos);
+        self.me.wall_clock = Some((now, unix_nanos));
     }
 
-    /// Takes a datagram from the socket; opens it in place.
+    // ---- facts in
+
+    /// Takes a datagram from the socket and opens it in place; `data` is of no use afterwards.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &mut [u8]) {
-        let _ = (now, from, data);
+        self.on_datagram(now, from, data);
     }
 
-    /// Reports that sending to `to` failed as unreachable.
-    pub fn handle_send_error(&mut self, now: Instant, to: SocketAddr) {
-        let _ = (now, to);
+    /// Reports that the socket refused to send to `to` (unreachable). Three in a row lead to the relay.
+    pub fn handle_send_error(&mut self, _now: Instant, to: SocketAddr) {
+        self.on_send_error(to);
     }
 
-    /// Runs the timers that are due.
+    /// Runs the timers that are due. Calling it early is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        while let Some((at, timer)) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Conn(id) => self.on_conn_timer(now, id, at),
+                Timer::Peer(node) => self.on_peer_timer(now, node, at),
+            }
+        }
+        while let Some(purpose) = self.questions.expired(now) {
+            self.on_answer(now, purpose, Answer::Failed("no answer in time".to_owned()));
+        }
+        self.expire_pings(now);
     }
 
-    /// Answers a question of [`Engine::poll_query`].
+    /// Answers a question of [`Engine::poll_query`]. An answer that does not fit its question counts as a failure.
     pub fn answer(&mut self, now: Instant, id: QueryId, answer: Answer) {
-        let _ = (now, id, answer);
+        if let Some(purpose) = self.questions.take(id) {
+            self.on_answer(now, purpose, answer);
+        }
     }
 
-    /// Listens on a port.
+    fn on_answer(&mut self, now: Instant, purpose: Purpose, answer: Answer) {
+        // Whoever may not be asked about is not let in, and not refused either: silence, and the peer tries again.
+        let verdict = match answer {
+            Answer::Admit(verdict) => Some(verdict),
+            _ => None,
+        };
+        match (purpose, answer) {
+            (Purpose::Resolve { node }, Answer::Resolved(resolution)) => {
+                self.on_resolved(now, node, &resolution)
+            }
+            (Purpose::Resolve { node }, Answer::Failed(why)) => self.on_resolve_failed(now, node, why),
+            (Purpose::Resolve { node }, _) => self.on_resolve_failed(now, node, "resolve failed".to_owned()),
+            (Purpose::PeerKey { node }, Answer::PeerKey { key, trusted }) => {
+                self.on_peer_key(now, node, key.map(|key| Known { key, trusted }));
+            }
+            (Purpose::PeerKey { node }, _) => self.on_peer_key_failed(now, node),
+            (Purpose::Syn { header }, _) => {
+                if let Some(verdict) = verdict {
+                    self.on_syn_verdict(now, &header, verdict);
+                }
+            }
+            (Purpose::Datagram { header, payload }, _) => {
+                if let Some(verdict) = verdict {
+                    self.on_datagram_verdict(&header, payload, verdict);
+                }
+            }
+            (Purpose::Ping { header, payload }, _) => {
+                self.on_ping_verdict(now, &header, &payload, verdict.unwrap_or(Verdict::Untrusted));
+            }
+        }
+    }
+
+    // ---- ports and streams
+
+    /// Listens on a port; streams to it are announced with [`Event::Incoming`].
     ///
     /// # Errors
     /// [`BindError::AlreadyBound`], also for the built-in ports 0 and 7.
     pub fn bind(&mut self, port: u16) -> Result<(), BindError> {
-        if self.ports.contains_key(&port) {
+        if matches!(port, ports::PING | ports::ECHO) || self.listeners.contains_key(&port) {
             return Err(BindError::AlreadyBound { port });
         }
-        self.ports.insert(port, VecDeque::new());
+        self.listeners.insert(port, Listener::default());
         Ok(())
     }
 
-    /// Stops listening; streams that nobody accepted are reset.
+    /// Stops listening; streams that nobody accepted are reset. Does nothing for a port that is not bound.
     pub fn unbind(&mut self, port: u16) {
-        self.ports.remove(&port);
+        if let Some(listener) = self.listeners.remove(&port) {
+            self.close_listener(listener);
+        }
     }
 
     /// The next stream of a port's accept queue.
     pub fn accept(&mut self, port: u16) -> Option<ConnId> {
-        self.ports.get_mut(&port)?.pop_front()
+        let queue = &mut self.listeners.get_mut(&port)?.queue;
+        // A stream that ended while it waited is still handed out if there is something to read from it.
+        while let Some(id) = queue.pop_front() {
+            if self.conns.get(id).is_some() {
+                return Some(id);
+            }
+        }
+        None
     }
 
-    /// Opens a stream; the result comes as [`Event::Connected`] or [`Event::DialFailed`].
+    /// Opens a stream; the result comes as [`Event::Connected`] or [`Event::DialFailed`]. Opens the peer's reply window.
     ///
     /// # Errors
     /// [`DialError`] when it is clear at once.
     pub fn dial(&mut self, now: Instant, to: Addr, port: u16) -> Result<ConnId, DialError> {
-        let _ = (now, to, port);
-        Err(DialError::NotRegistered)
+        match self.check_target(to) {
+            Err(SendError::NotRegistered) => return Err(DialError::NotRegistered),
+            Err(SendError::ToSelf) => return Err(DialError::ToSelf),
+            Err(_) => return Err(DialError::Broadcast),
+            Ok(()) => {}
+        }
+        if self.conns.len() >= self.config.max_conns || self.use_peer(now, to.node).is_none() {
+            return Err(DialError::TooMany);
+        }
+        let bound = |port| self.listeners.contains_key(&port);
+        let local_port = self.conns.fresh_port(bound).ok_or(DialError::PortsExhausted)?;
+        self.expect(now, to.node);
+        let local = Addr::new(to.network, self.me.node);
+        let info = ConnInfo { local, local_port, remote: to, remote_port: port };
+        let (id, limits) = (self.conns.fresh_id(), self.limits(to.node));
+        self.conns.insert(Conn::dial(now, id, info, limits, &self.config));
+        self.conns.queue(id);
+        self.arm_conn(now, id);
+        self.start_exchange(now, to.node);
+        Ok(id)
     }
 
     /// Takes as much of `data` as fits the send buffer and says how much; [`Event::Writable`] follows a short write.
@@ -137,42 +348,68 @@ impl Engine {
     /// # Errors
     /// [`WriteError`].
     pub fn write(&mut self, now: Instant, conn: ConnId, data: Bytes) -> Result<usize, WriteError> {
-        let _ = (now, conn, data);
-        Err(WriteError::Closed)
+        let stream = self.conns.get_mut(conn).ok_or(WriteError::Closed)?;
+        let taken = stream.write(&self.config, data)?;
+        self.conns.queue(conn);
+        self.arm_conn(now, conn);
+        Ok(taken)
     }
 
     /// Takes up to `max` received bytes, which opens the window again.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`] when the stream ended uncleanly, after everything received in order was read.
     pub fn read(&mut self, now: Instant, conn: ConnId, max: usize) -> Result<Read, ReadError> {
-        let _ = (now, conn, max);
-        Err(ReadError::Closed)
+        let stream = self.conns.get_mut(conn).ok_or(ReadError::Closed)?;
+        let read = stream.read(max);
+        if stream.wants_ack() {
+            self.conns.queue(conn);
+            self.arm_conn(now, conn);
+        }
+        read
     }
 
-    /// Closes a stream: what was written is still sent, what arrives is thrown away. Idempotent.
+    /// Closes a stream: what was written is still sent, what arrives is thrown away, and there are no more events for it.
+    /// Every stream must be closed or reset, also one that has ended. Idempotent.
     pub fn close(&mut self, now: Instant, conn: ConnId) {
-        let _ = (now, conn);
+        self.with_conn(now, conn, Conn::close);
     }
 
-    /// Ends a stream at once with a reset.
+    /// Ends a stream at once with a reset; there are no more events for it. Idempotent.
     pub fn reset(&mut self, now: Instant, conn: ConnId) {
-        let _ = (now, conn);
+        self.with_conn(now, conn, |conn, _| conn.reset());
     }
 
     /// The two ends of a stream.
     pub fn conn_info(&self, conn: ConnId) -> Option<ConnInfo> {
-        let _ = conn;
-        None
+        self.conns.get(conn).map(|c| c.info)
     }
 
-    /// Sends one unreliable datagram from a fresh port.
+    // ---- datagrams, ping, peers
+
+    /// Sends one unreliable datagram from a fresh port. An empty one is sent, but receivers drop it.
     ///
     /// # Errors
     /// [`SendError`].
     pub fn send_datagram(&mut self, now: Instant, to: Addr, port: u16, data: &[u8]) -> Result<(), SendError> {
-        let _ = (now, to, port, data);
-        Err(SendError::NotRegistered)
+        self.check_target(to)?;
+        if data.len() > MAX_DATAGRAM_PAYLOAD {
+            return Err(SendError::TooLarge { len: data.len(), max: MAX_DATAGRAM_PAYLOAD });
+        }
+        let bound = |port| self.listeners.contains_key(&port);
+        let src_port = self.conns.fresh_port(bound).ok_or(SendError::PortsExhausted)?;
+        let header = Header {
+            flags: Flags::NONE,
+            protocol: Protocol::DATAGRAM,
+            src: Addr::new(to.network, self.me.node),
+            dst: to,
+            src_port,
+            dst_port: port,
+            seq: 0,
+            ack: 0,
+            window: 0,
+        };
+        self.send_packet(now, to.node, &header, data)
     }
 
     /// Sends a ping; [`Event::Pong`] or [`Event::PingFailed`] follows.
@@ -180,59 +417,81 @@ impl Engine {
     /// # Errors
     /// [`SendError`].
     pub fn ping(&mut self, now: Instant, peer: Addr, payload: &[u8]) -> Result<PingId, SendError> {
-        let _ = (now, peer, payload);
-        Err(SendError::NotRegistered)
+        self.send_ping(now, peer, payload)
     }
 
-    /// Forgets a peer: its session, its path, its queues; its streams end.
+    /// Whether `to` is somebody we can send to.
+    fn check_target(&self, to: Addr) -> Result<(), SendError> {
+        match to.node {
+            _ if to.is_broadcast() => Err(SendError::Broadcast),
+            _ if self.me.node == 0 => Err(SendError::NotRegistered),
+            node if node == self.me.node => Err(SendError::ToSelf),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets a peer: its session, its path, its queues. Its streams end with
+    /// [`CloseReason::PeerRemoved`](crate::CloseReason::PeerRemoved). Does nothing when it is unknown.
     pub fn remove_peer(&mut self, now: Instant, node: u32) {
-        let _ = (now, node);
+        self.drop_peer(now, node);
+        self.keys.forget(node);
     }
 
     /// Lets a peer open streams to ports 444 and 1001 for the next five minutes (stream.md section 7).
     pub fn open_reply_window(&mut self, now: Instant, node: u32) {
-        let _ = (now, node);
+        self.expect(now, node);
     }
 
-    /// Leaves the relay for a peer and tries the direct path again; `false` when the peer is unknown.
+    /// Leaves the relay for a peer and goes straight at once; `false` when the peer is unknown.
     pub fn prefer_direct(&mut self, now: Instant, node: u32) -> bool {
-        let _ = (now, node);
+        let peer = self.peers.get_mut(&node);
+        if let Some(peer) = peer {
+            peer.path.prefer_direct(now);
+            return true;
+        }
         false
     }
 
-    /// Asks the beacon how it sees us, with our number once we have one.
-    pub fn discover(&mut self, now: Instant) {
-        let _ = now;
+    /// Asks the beacon how it sees us, with our number once we have one, and keeps the NAT mapping open. The answer comes
+    /// as [`Event::ObservedAddr`].
+    pub fn discover(&mut self, _now: Instant) {
+        if let Some(to) = self.me.beacon {
+            let mut message = Vec::new();
+            beacon::Message::Discover { node: self.me.node, key: None }.encode(&mut message);
+            self.outbox.push(to, message);
+        }
     }
 
-    /// The next datagrams to send, at most `max_segments` of them, appended to `buf`.
+    // ---- out
+
+    /// The next datagrams to send, at most `max_segments` of them and all to one address, appended to `buf`. Call until it
+    /// gives nothing.
     pub fn poll_transmit(
         &mut self,
         now: Instant,
         buf: &mut Vec<u8>,
         max_segments: usize,
     ) -> Option<Transmit> {
-        let _ = (now, buf, max_segments);
-        None
+        self.transmit(now, buf, max_segments)
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop()
     }
 
     /// The next question.
     pub fn poll_query(&mut self) -> Option<(QueryId, Query)> {
-        None
+        self.questions.poll()
     }
 
     /// When [`Engine::handle_timeout`] wants to be called; may be early, never late.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        [self.timers.next(), self.questions.deadline(), self.pings.deadline()].into_iter().flatten().min()
     }
 
     /// A picture of everything, for status commands.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::default()
+        self.picture()
     }
 }

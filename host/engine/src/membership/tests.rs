@@ -38,8 +38,8 @@ impl Rig {
     fn step(&mut self) -> (Duration, Vec<Action>) {
         let next = self.machine.poll_timeout().expect("something is due");
         let took = next - self.now;
-        self.now = next;
-        self.machine.handle_timeout(next);
+        self.now = self.now.max(next);
+        self.machine.handle_timeout(self.now);
         (took, self.actions())
     }
 

@@ -5,6 +5,7 @@
 //! and a receiving half ([`recv`]). [`table`] holds all connections. Nothing here knows tunnels, paths or trust.
 
 pub(crate) mod cc;
+pub(crate) mod conn;
 pub(crate) mod ranges;
 pub(crate) mod recv;
 pub(crate) mod rtt;
@@ -12,6 +13,7 @@ pub(crate) mod scoreboard;
 pub(crate) mod send;
 pub(crate) mod sendbuf;
 pub(crate) mod seq;
+pub(crate) mod table;
 
 use std::fmt;
 

@@ -239,7 +239,7 @@ impl Receiver {
             self.ack.now = true;
             return;
         }
-        self.ack.full += 1;
+        self.ack.full = self.ack.full.saturating_add(1);
         if self.ack.full >= 2 {
             self.ack.now = true;
         } else if self.ack.quick > 0 {

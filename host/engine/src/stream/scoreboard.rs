@@ -184,6 +184,9 @@ impl Scoreboard {
         min_rtt: Duration,
     ) -> Delivery {
         let mut delivery = Delivery::default();
+        if left >= right {
+            return delivery;
+        }
         for (start, end) in self.sacked.gaps(left, right) {
             let mut i = self.segments.partition_point(|s| s.start < start);
             while let Some(segment) = self.segments.get_mut(i)

@@ -19,6 +19,8 @@ const MAX_PROBES: u32 = 30;
 /// First wait before a closed window is probed; doubles.
 const FIRST_PROBE: Duration = Duration::from_millis(500);
 const MAX_PROBE: Duration = Duration::from_secs(30);
+/// No answer to a segment is on its way for longer.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Duplicate acknowledgements without blocks that mean a loss.
 const DUPLICATES: u32 = 3;
 /// A tail is not probed earlier than this.
@@ -178,14 +180,13 @@ impl Sender {
         self.push = self.buffer.end();
     }
 
-    /// Gives up everything.
+    /// Gives up everything that is not acknowledged or not sent.
     pub(crate) fn clear(&mut self) {
-        self.buffer.clear();
+        self.buffer.clear(self.next);
         self.board = Scoreboard::default();
         self.persist = None;
         self.look_again = None;
-        self.una = self.buffer.end();
-        self.next = self.una;
+        self.una = self.next;
     }
 
     /// Bytes written and not acknowledged.
@@ -196,6 +197,21 @@ impl Sender {
     /// Whether everything written was acknowledged.
     pub(crate) fn is_drained(&self) -> bool {
         self.una == self.buffer.end()
+    }
+
+    /// Whether the peer's last window was zero.
+    pub(crate) fn window_is_closed(&self) -> bool {
+        self.window == Some(0)
+    }
+
+    /// Whether every segment sent was acknowledged.
+    pub(crate) fn nothing_outstanding(&self) -> bool {
+        self.board.is_empty()
+    }
+
+    /// Whether an acknowledgement of something sent can still be on its way.
+    pub(crate) fn may_be_answered(&self, now: Instant) -> bool {
+        !self.board.is_empty() || now.since(self.last_sent) < ANSWER_TIME
     }
 
     /// The next offset never sent: the sequence number of what carries no data.

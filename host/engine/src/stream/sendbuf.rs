@@ -87,10 +87,9 @@ impl SendBuffer {
         }
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
-        self.pieces.clear();
-        self.start = self.end;
+    /// Forgets everything; the next byte has offset `at`.
+    pub(crate) fn clear(&mut self, at: u64) {
+        *self = Self::new(at);
     }
 
     /// Appends the bytes `at..at + len` to `out`; the part that is not held (any more) is left out.

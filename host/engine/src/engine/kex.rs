@@ -1,0 +1,449 @@
+//! Key exchanges: sending ours, accepting theirs, and what follows from a new key.
+//!
+//! Rules: tunnel.md sections 4 and 5, the "newest" columns. The registry's word on a node's identity comes through a
+//! question ([`super::questions`]); meanwhile the frame is parked.
+//!
+//! | received | and | then |
+//! |---|---|---|
+//! | PILA, right identity | no session, or another key | install; our PILA once |
+//! | PILA, right identity | same key | our PILA if nothing was heard for 6 s or it asks, once a second |
+//! | PILK | the registry knows the node | our PILA, nothing installed |
+//! | PILK | nobody vouches for the node | install unauthenticated; our key exchange once |
+//! | PILS | no session | PILA and PILK, once in 3 s |
+
+use std::net::SocketAddr;
+
+use pilot_wire::tunnel::{self, Frame, KeyExchange, Trailer};
+
+use super::Engine;
+use super::keys::{Known, ParkedExchange, Via};
+use super::path::Route;
+use super::peer::{Abilities, Exchange, Peer};
+use super::questions::Purpose;
+use crate::error::DialError;
+use crate::identity;
+use crate::notice::Notice;
+use crate::query::Query;
+use crate::time::{Duration, Instant};
+use crate::tunnel::kdf;
+use crate::tunnel::session::Session;
+
+/// Wait between two sends of an unanswered key exchange.
+const REPEAT: Duration = Duration::from_secs(4);
+/// Sends before it is given up.
+const MAX_SENDS: u32 = 6;
+/// The send from which on the relay is used.
+const RELAY_FROM: u32 = 2;
+/// How long a peer is left alone afterwards.
+const GIVE_UP: Duration = Duration::from_secs(5);
+/// A path is not reset more often than this because of it.
+const RESET_SPACING: Duration = Duration::from_secs(30);
+/// Silence after which a key exchange with an unchanged key is answered.
+const SILENCE: Duration = Duration::from_secs(6);
+/// Such answers to one peer.
+const ANSWER_SPACING: Duration = Duration::from_secs(1);
+/// A key exchange with an unchanged key this soon after the install is a duplicate.
+const DUPLICATE: Duration = Duration::from_millis(250);
+/// Stream segments sent again at once when a peer has a new key.
+const RESEND: usize = 4;
+
+impl Engine {
+    /// Starts our key exchange with a peer that has no session, unless one is under way or was just given up.
+    pub(super) fn start_exchange(&mut self, now: Instant, node: u32) {
+        self.resolve_if_needed(now, node);
+        let has_route = self.route_of(node).is_some();
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        match peer.exchange {
+            Exchange::Waiting { .. } => return,
+            Exchange::GivenUp { until } if now < until => return,
+            _ if peer.session.is_some() => return,
+            _ => {}
+        }
+        peer.exchange = Exchange::Waiting { sends: 0, next: now + REPEAT };
+        if has_route {
+            self.send_exchange(now, node);
+        }
+        self.arm_peer(node);
+    }
+
+    /// Asks the registry where a peer is, when nobody knows or it was long ago.
+    pub(super) fn resolve_if_needed(&mut self, now: Instant, node: u32) {
+        let ttl = self.config.resolve_ttl;
+        if let Some(peer) = self.peers.get_mut(&node)
+            && peer.session.is_none()
+            && peer.path.should_resolve(now, ttl)
+            && !self.questions.ask(now, Query::Resolve { node }, Purpose::Resolve { node })
+        {
+            peer.path.resolve_failed(now);
+        }
+    }
+
+    /// Sends our key exchange once more: PILA, from the second time on followed by PILK, which peers answer even when they
+    /// still have a session with us.
+    pub(super) fn send_exchange(&mut self, now: Instant, node: u32) {
+        let Some(route) = self.route_of(node) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let sends = match peer.exchange {
+            Exchange::Waiting { sends, .. } => sends,
+            _ => 0,
+        };
+        peer.exchange = Exchange::Waiting { sends: sends + 1, next: now + REPEAT };
+        peer.said = now;
+        let repeat = sends > 0;
+        self.push_exchange(route, node, if repeat { Trailer::REQUEST } else { Trailer::NONE }, repeat);
+    }
+
+    /// Queues our key exchange on a route, with a copy through the beacon when the route is direct.
+    fn push_exchange(&mut self, route: Route, node: u32, trailer: Trailer, request: bool) {
+        let Some(frame) = self.me.exchange_frame(trailer) else { return };
+        let own = self.me.node;
+        let copy = match (route, self.me.beacon) {
+            (Route::Direct(_), Some(beacon)) => Some(Route::Relay(beacon)),
+            _ => None,
+        };
+        for route in [Some(route), copy].into_iter().flatten() {
+            self.outbox.push_frame(route, own, node, frame.clone());
+            if request && self.me.is_authenticated() {
+                self.outbox.push_frame(route, own, node, self.me.request_frame().to_vec());
+            }
+        }
+    }
+
+    /// The wait for an answer is over.
+    pub(super) fn on_exchange_timer(&mut self, now: Instant, node: u32) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Exchange::Waiting { sends, next } = peer.exchange else { return };
+        if next > now {
+            return;
+        }
+        if sends >= MAX_SENDS || !peer.path.is_hopeful(self.me.beacon) && !self.config.relay_only {
+            self.give_up(now, node, &DialError::NoKey);
+            return;
+        }
+        if sends >= RELAY_FROM && self.me.beacon.is_some() && peer.path.use_relay(false) {
+            self.events.notice(Notice::RelayActivated { peer: node });
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.exchange = Exchange::Waiting { sends, next: now + REPEAT };
+        }
+        self.resolve_if_needed(now, node);
+        self.send_exchange(now, node);
+    }
+
+    /// Nobody answers: what waits for the peer fails, and for a moment everything new does too.
+    pub(super) fn give_up(&mut self, now: Instant, node: u32, error: &DialError) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.exchange = Exchange::GivenUp { until: now + GIVE_UP };
+        if now >= peer.next_reset {
+            peer.next_reset = now + RESET_SPACING;
+            peer.path.reset();
+        }
+        self.events.notice(Notice::RekeyGaveUp { peer: node });
+        self.drop_pending(node);
+        self.fail_dials(now, node, error);
+    }
+
+    /// Takes a PILA or PILK, in whichever way it came.
+    pub(super) fn on_exchange(&mut self, now: Instant, via: Via, relayed_for: Option<u32>, frame: &[u8]) {
+        let allowed = match (via, relayed_for) {
+            (Via::Direct(from), _) => self.exchange_rate_direct.take(now, from.ip()),
+            (Via::Relay, Some(sender)) => self.exchange_rate_relayed.take(now, sender),
+            (Via::Relay, None) => false,
+        };
+        let node = match tunnel::decode(frame) {
+            Ok(Frame::KeyExchange(kex)) => kex.node,
+            Ok(Frame::KeyRequest(request)) => request.node,
+            _ => return,
+        };
+        if !allowed || node == 0 || node == self.me.node {
+            return;
+        }
+        if let Some(known) = self.keys.get(node) {
+            self.decide_exchange(now, via, frame, Some(known), false);
+        } else if self.me.identity.is_none() && matches!(tunnel::decode(frame), Ok(Frame::KeyRequest(_))) {
+            self.decide_exchange(now, via, frame, None, true);
+        } else {
+            self.park_exchange(now, node, via, frame);
+        }
+    }
+
+    /// Asks for the node's registered key; the frame waits for it.
+    fn park_exchange(&mut self, now: Instant, node: u32, via: Via, frame: &[u8]) {
+        if !self.keys.failed_recently(now, node)
+            && self.questions.ask(now, Query::PeerKey { node }, Purpose::PeerKey { node })
+        {
+            self.keys.park(node, ParkedExchange { via, frame: frame.to_vec() });
+        }
+    }
+
+    /// The registry answered; `known` is `None` when it knows no key for the node.
+    pub(super) fn on_peer_key(&mut self, now: Instant, node: u32, known: Option<Known>) {
+        if let Some(known) = known {
+            self.keys.learn(node, known);
+        } else {
+            self.keys.fail(now, node);
+        }
+        for parked in self.keys.unpark(node) {
+            self.decide_exchange(now, parked.via, &parked.frame, known, true);
+        }
+    }
+
+    /// The registry could not be asked: what waited is dropped, and nothing is asked for a moment.
+    pub(super) fn on_peer_key_failed(&mut self, now: Instant, node: u32) {
+        self.keys.fail(now, node);
+        self.keys.unpark(node);
+    }
+
+    /// Judges a key exchange with what the registry said; `fresh` when it said so just now.
+    fn decide_exchange(&mut self, now: Instant, via: Via, frame: &[u8], known: Option<Known>, fresh: bool) {
+        match tunnel::decode(frame) {
+            Ok(Frame::KeyExchange(kex)) => {
+                let Some(known) = known else { return };
+                if self.config.strict && !known.trusted {
+                    return;
+                }
+                if *kex.ed25519 != known.key {
+                    // The identity may have been changed since: ask once more, then drop.
+                    self.keys.forget(kex.node);
+                    if !fresh {
+                        self.park_exchange(now, kex.node, via, frame);
+                    }
+                    return;
+                }
+                if identity::verify(kex.ed25519, &kex.signed_message(), kex.signature) {
+                    self.accept_exchange(now, via, &kex, known.trusted);
+                }
+            }
+            Ok(Frame::KeyRequest(request)) => match known {
+                Some(known) if self.config.strict && !known.trusted => {}
+                Some(_) if self.me.identity.is_some() => self.answer_request(now, via, request.node),
+                _ if self.config.allow_unauthenticated && !self.config.strict => {
+                    let accepted = Accepted { node: request.node, key: &request.x25519, identity: None };
+                    if self.install(now, via, &accepted) == Installed::Changed {
+                        self.answer_exchange(via, request.node);
+                        self.after_install(now, request.node);
+                    }
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn accept_exchange(&mut self, now: Instant, via: Via, kex: &KeyExchange<'_>, trusted: bool) {
+        let node = kex.node;
+        let accepted = Accepted { node, key: kex.x25519, identity: Some(trusted) };
+        match self.install(now, via, &accepted) {
+            Installed::Changed => {
+                self.answer_exchange(via, node);
+                self.after_install(now, node);
+            }
+            Installed::Same { silent } => {
+                let asks = kex.trailer.flags & Trailer::FLAG_REQUEST != 0;
+                let Some(peer) = self.peers.get_mut(&node) else { return };
+                let spaced = peer.answered.is_none_or(|at| now.since(at) >= ANSWER_SPACING);
+                if (silent || asks) && spaced {
+                    peer.answered = Some(now);
+                    self.answer_exchange(via, node);
+                }
+            }
+            Installed::Refused => {}
+        }
+    }
+
+    /// A node that has an identity lost its session with us, or never had one: it needs our PILA, always.
+    fn answer_request(&mut self, now: Instant, via: Via, node: u32) {
+        self.answer_exchange(via, node);
+        if let Some(peer) = self.peers.get_mut(&node)
+            && peer.session.is_none()
+            && peer.exchange == Exchange::Idle
+        {
+            peer.exchange = Exchange::Waiting { sends: 1, next: now + REPEAT };
+            self.arm_peer(node);
+        }
+    }
+
+    /// Sends our key exchange back the way theirs came.
+    fn answer_exchange(&mut self, via: Via, node: u32) {
+        let route = match (via, self.me.beacon) {
+            (Via::Direct(from), _) => Route::Direct(from),
+            (Via::Relay, Some(beacon)) => Route::Relay(beacon),
+            (Via::Relay, None) => return,
+        };
+        self.push_exchange(route, node, Trailer::NONE, false);
+    }
+
+    /// Makes the key ours, when it is new. What it sets free follows in [`Engine::after_install`], behind our answer.
+    fn install(&mut self, now: Instant, via: Via, accepted: &Accepted<'_>) -> Installed {
+        let node = accepted.node;
+        if !self.peers.contains_key(&node) {
+            let full = self.peers.len() >= self.config.max_peers;
+            let stranger = accepted.identity.is_none();
+            if full || (stranger && self.count_unauthenticated(now) >= self.config.max_unauthenticated) {
+                return Installed::Refused;
+            }
+        }
+        let Some(shared) = kdf::shared_secret(&self.me.secret, accepted.key) else {
+            return Installed::Refused;
+        };
+        if !self.peers.contains_key(&node) {
+            self.add_peer(now, node);
+        }
+        let Some(peer) = self.peers.get_mut(&node) else { return Installed::Refused };
+        if let Some(trusted) = accepted.identity {
+            peer.trusted = trusted;
+        }
+        if let Some(session) = &mut peer.session
+            && session.peer_key == *accepted.key
+        {
+            session.authenticated |= accepted.identity.is_some();
+            let silent = now.since(session.alive) > SILENCE;
+            let duplicate = now.since(session.installed) < DUPLICATE;
+            peer.exchange = Exchange::Idle;
+            if !duplicate {
+                // Anyone can send a recorded key exchange again, so it may move the endpoint of a silent peer only.
+                if silent && let Via::Direct(from) = via {
+                    peer.path.heard_direct(now, from);
+                }
+                self.note_established(node, via, false);
+            }
+            return Installed::Same { silent };
+        }
+        let legacy = self.config.legacy_feb.then(|| kdf::legacy_tunnel_key(&shared));
+        let (key, from) = (kdf::tunnel_key(&shared), self.key_pairs.recall(accepted.key));
+        let session = Session::new(
+            now,
+            *accepted.key,
+            accepted.identity.is_some(),
+            &key,
+            legacy.as_ref(),
+            self.rng.bytes(),
+            from,
+        );
+        let old = peer.session.replace(session);
+        let rekeyed = old.is_some();
+        if let Some((key, remains)) = old.map(Session::remains) {
+            self.key_pairs.store(key, remains);
+        }
+        peer.exchange = Exchange::Idle;
+        peer.heard = now;
+        peer.abilities = Abilities::Unknown { asked: 0, next: Some(now) };
+        match via {
+            Via::Direct(from) => peer.path.heard_direct(now, from),
+            Via::Relay => peer.path.installed_relayed(),
+        }
+        peer.rekeyed = rekeyed;
+        if rekeyed {
+            peer.restarted = now;
+        }
+        self.note_established(node, via, rekeyed);
+        Installed::Changed
+    }
+
+    fn note_established(&mut self, node: u32, via: Via, rekeyed: bool) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let authenticated = peer.session.as_ref().is_some_and(|s| s.authenticated);
+        let shown = peer.trusted.then_some(node);
+        let relay = via == Via::Relay;
+        self.events.notice(Notice::TunnelEstablished { peer: shown, authenticated, relay, rekeyed });
+    }
+
+    /// A new session is in place and the peer was told our key: everything that waited goes out.
+    fn after_install(&mut self, now: Instant, node: u32) {
+        self.send_hello(now, node);
+        let mut replayed = 0;
+        if self.peers.get_mut(&node).is_some_and(|p| std::mem::take(&mut p.rekeyed)) {
+            let packets = self.peers.get_mut(&node).map(|p| p.salvage(now)).unwrap_or_default();
+            replayed += packets.len();
+            for packet in packets {
+                self.seal_now(now, node, &packet, false);
+            }
+        }
+        self.flush_pending(now, node);
+        for id in self.conns.of_peer(node).to_vec() {
+            if let Some(conn) = self.conns.get_mut(id) {
+                replayed += conn.on_new_key(now, RESEND);
+            }
+            self.conns.queue(id);
+            self.arm_conn(now, id);
+        }
+        if replayed > 0 {
+            self.events.notice(Notice::DesyncSalvage { peer: node, replayed });
+        }
+        self.arm_peer(node);
+    }
+
+    /// A sealed frame came for which there is no key: tells the sender ours, once in 3 s.
+    pub(super) fn on_no_key(&mut self, now: Instant, node: u32, via: Via) {
+        if node == 0 || node == self.me.node || !self.no_key_answers.pass(now, node) {
+            return;
+        }
+        let route = match (via, self.me.beacon) {
+            (Via::Direct(from), _) => Route::Direct(from),
+            (Via::Relay, Some(beacon)) => Route::Relay(beacon),
+            (Via::Relay, None) => return,
+        };
+        self.push_exchange(route, node, Trailer::REQUEST, true);
+        if let Some(peer) = self.peers.get_mut(&node)
+            && peer.exchange == Exchange::Idle
+        {
+            peer.exchange = Exchange::Waiting { sends: 1, next: now + REPEAT };
+            self.arm_peer(node);
+        }
+    }
+
+    /// Gives up a session that no longer fits the peer's, and asks for a new one.
+    pub(super) fn drop_session(&mut self, now: Instant, node: u32, via: Via) {
+        if let Some(peer) = self.peers.get_mut(&node)
+            && let Some(session) = peer.session.take()
+        {
+            let (key, remains) = session.remains();
+            self.key_pairs.store(key, remains);
+            self.on_no_key(now, node, via);
+        }
+    }
+
+    /// Ends the dials towards a node that cannot be reached.
+    pub(super) fn fail_dials(&mut self, now: Instant, node: u32, error: &DialError) {
+        for id in self.conns.of_peer(node).to_vec() {
+            self.with_conn(now, id, |conn, cx| conn.fail_dial(cx, error.clone()));
+        }
+    }
+
+    /// Sessions without an identity, one more than there are for each call: the table is walked once a second only.
+    fn count_unauthenticated(&mut self, now: Instant) -> usize {
+        let (at, count) = &mut self.unauthenticated;
+        if now.since(*at) >= Duration::from_secs(1) {
+            let stranger = |p: &&Peer| p.session.as_ref().is_some_and(|s| !s.authenticated);
+            (*at, *count) = (now, self.peers.values().filter(stranger).count());
+        }
+        *count += 1;
+        *count - 1
+    }
+
+    /// Where our own PILP frames open a way for the peer at `to` (tunnel.md section 7, "Punch command").
+    pub(super) fn punch(&mut self, to: SocketAddr) {
+        for _ in 0..3 {
+            self.outbox.push(to, tunnel::MAGIC_PUNCH.to_vec());
+        }
+    }
+}
+
+/// A key exchange that may be installed.
+struct Accepted<'a> {
+    node: u32,
+    key: &'a [u8; 32],
+    /// Whether the registered identity behind it is trusted; `None` when nobody vouches for the key.
+    identity: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Installed {
+    /// There is a new session.
+    Changed,
+    /// The session already had this key. `silent`: nothing was heard for a while.
+    Same {
+        silent: bool,
+    },
+    Refused,
+}

@@ -1,0 +1,260 @@
+//! What time does to peers: repeats of key exchanges and hellos, keepalives, the watch over silent paths, the way back from
+//! the relay, and forgetting (tunnel.md section 7, "Upkeep").
+
+use pilot_wire::beacon;
+
+use super::Engine;
+use super::path::Route;
+use super::peer::{Abilities, Exchange, Peer};
+use super::questions::Purpose;
+use super::timers::Timer;
+use crate::error::{CloseReason, DialError};
+use crate::notice::Notice;
+use crate::query::{Query, Resolution};
+use crate::time::{Duration, Instant};
+use crate::tunnel::session::Session;
+
+/// Peers are looked after this often.
+const TICK: Duration = Duration::from_secs(5);
+/// A peer that is silent for this long is probed.
+const SILENT: Duration = Duration::from_secs(55);
+/// Probes, one every second tick, before the path is reset.
+const MAX_PROBES: u32 = 3;
+/// A path is not reset more often because of silence.
+const RESET_COOLDOWN: Duration = Duration::from_secs(120);
+/// A relayed peer is tried directly this often.
+const UPGRADE: Duration = Duration::from_secs(15);
+/// Probes of one try, and the time between them.
+const DIRECT_PROBES: u32 = 5;
+const DIRECT_PROBE_SPACING: Duration = Duration::from_millis(200);
+
+impl Engine {
+    /// Makes an entry for a peer.
+    pub(super) fn add_peer(&mut self, now: Instant, node: u32) {
+        let upkeep = now + TICK + self.rng.duration_up_to(TICK);
+        self.peers.insert(node, Peer::new(now, node, upkeep));
+        self.events.notice(Notice::PeerAdded { peer: node });
+        self.arm_peer(node);
+    }
+
+    /// Sets a peer's timer.
+    pub(super) fn arm_peer(&mut self, node: u32) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            let deadline = peer.deadline();
+            self.timers.arm(Timer::Peer(node), &mut peer.timer, Some(deadline));
+        }
+    }
+
+    /// A peer's timer fired.
+    pub(super) fn on_peer_timer(&mut self, now: Instant, node: u32, at: Instant) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.timer != Some(at) {
+            return; // out of date
+        }
+        peer.timer = Some(Instant::ZERO);
+        self.on_exchange_timer(now, node);
+        self.on_hello_timer(now, node);
+        self.on_direct_probe_timer(now, node);
+        if self.peers.get(&node).is_some_and(|p| p.upkeep <= now) {
+            self.look_after(now, node);
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.timer = None;
+            let deadline = peer.deadline();
+            self.timers.rearm(now, Timer::Peer(node), &mut peer.timer, Some(deadline));
+        }
+    }
+
+    fn on_hello_timer(&mut self, now: Instant, node: u32) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let due = matches!(peer.abilities, Abilities::Unknown { next: Some(next), .. } if next <= now);
+        if due && peer.session.is_some() {
+            self.send_hello(now, node);
+        }
+    }
+
+    fn on_direct_probe_timer(&mut self, now: Instant, node: u32) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some((left, at)) = peer.direct_probes else { return };
+        if at > now {
+            return;
+        }
+        peer.direct_probes = (left > 1).then(|| (left - 1, now + DIRECT_PROBE_SPACING));
+        self.send_direct_probe(now, node);
+    }
+
+    /// The regular look at one peer.
+    fn look_after(&mut self, now: Instant, node: u32) {
+        let used = self.conns.peer_is_used(node);
+        let (idle, forget, keepalive) = (self.config.idle, self.config.forget, self.config.keepalive);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.upkeep = now + TICK;
+        if !used && now.since(peer.used) >= idle {
+            let waits = !peer.pending.is_empty() || matches!(peer.exchange, Exchange::Waiting { .. });
+            if !waits && now.since(peer.heard.max(peer.used)) >= forget {
+                self.forget_peer(node);
+            }
+            return;
+        }
+        if peer.session.is_none() {
+            return;
+        }
+        if now.since(peer.said) >= keepalive {
+            self.send_keepalive(now, node);
+        }
+        self.watch_path(now, node);
+        self.try_direct(now, node);
+    }
+
+    /// Probes a silent peer, and looks for another way when it does not answer.
+    fn watch_path(&mut self, now: Instant, node: u32) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if now.since(peer.heard) < SILENT || now < peer.watch.not_before {
+            return;
+        }
+        // Every second tick.
+        let due = peer.heard + SILENT + 2 * TICK * peer.watch.probes;
+        if now < due {
+            return;
+        }
+        if peer.watch.probes < MAX_PROBES {
+            peer.watch.probes += 1;
+            self.send_path_probe(now, node);
+            return;
+        }
+        peer.watch.not_before = now + RESET_COOLDOWN;
+        peer.watch.reset = Some((peer.heard, peer.watch.probes));
+        peer.watch.probes = 0;
+        self.reset_path(now, node);
+    }
+
+    /// Forgets session and resolve, keeps an unpinned relay, and starts over at once.
+    fn reset_path(&mut self, now: Instant, node: u32) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.path.reset();
+        peer.exchange = Exchange::Idle;
+        if let Some((key, remains)) = peer.session.take().map(Session::remains) {
+            self.key_pairs.store(key, remains);
+        }
+        self.start_exchange(now, node);
+    }
+
+    /// Tries the direct way to a relayed peer.
+    fn try_direct(&mut self, now: Instant, node: u32) {
+        let ttl = self.config.resolve_ttl;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if self.config.relay_only
+            || !peer.path.is_relayed()
+            || peer.path.is_relay_only()
+            || now < peer.upgrade
+        {
+            return;
+        }
+        peer.upgrade = now + UPGRADE;
+        peer.path.unpin();
+        let (has_address, resolve) = (peer.path.direct().is_some(), peer.path.should_resolve(now, ttl));
+        if has_address {
+            peer.direct_probes = Some((DIRECT_PROBES, now));
+        }
+        if resolve && !self.questions.ask(now, Query::Resolve { node }, Purpose::Resolve { node }) {
+            self.fail_resolve(now, node);
+        }
+        if has_address {
+            self.request_punch(node);
+        }
+    }
+
+    /// Asks the beacon to have both sides punch.
+    fn request_punch(&mut self, target: u32) {
+        if let Some(to) = self.me.beacon.filter(|_| self.me.node != 0) {
+            let mut message = Vec::new();
+            beacon::Message::PunchRequest { requester: self.me.node, target, grant: None }
+                .encode(&mut message);
+            self.outbox.push(to, message);
+        }
+    }
+
+    /// The registry said where a peer is.
+    pub(super) fn on_resolved(&mut self, now: Instant, node: u32, resolution: &Resolution) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let keep = peer.session.is_some() && peer.path.direct().is_some() && !peer.path.is_relayed();
+        let resolution = if keep {
+            // A session's own frames know better where the peer is than the registry.
+            &Resolution { real_addr: peer.path.direct(), lan_addrs: Vec::new(), ..*resolution }
+        } else {
+            resolution
+        };
+        let punch = peer.path.resolved(now, resolution, &self.me.lan);
+        if punch && !keep && !self.config.relay_only {
+            self.request_punch(node);
+        }
+        if !self.peers.get(&node).is_some_and(|p| p.path.is_hopeful(self.me.beacon))
+            && !self.config.relay_only
+        {
+            let error = DialError::Unresolved(format!("node {node} has no reachable address"));
+            return self.give_up(now, node, &error);
+        }
+        if let Some(peer) = self.peers.get(&node)
+            && matches!(peer.exchange, Exchange::Waiting { sends: 0, .. })
+        {
+            self.send_exchange(now, node);
+            self.arm_peer(node);
+        }
+    }
+
+    /// The registry could not say where a peer is.
+    pub(super) fn on_resolve_failed(&mut self, now: Instant, node: u32, why: String) {
+        self.fail_resolve(now, node);
+        let lost = self.peers.get(&node).is_some_and(|p| {
+            p.session.is_none() && !p.path.is_hopeful(self.me.beacon) && !self.config.relay_only
+        });
+        if lost {
+            self.give_up(now, node, &DialError::Unresolved(why));
+        }
+    }
+
+    fn fail_resolve(&mut self, now: Instant, node: u32) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.path.resolve_failed(now);
+        }
+    }
+
+    /// Seals a packet and sends it straight, whatever the route.
+    pub(super) fn seal_direct(&mut self, now: Instant, node: u32, packet: &[u8]) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let (Some(to), Some(session)) = (peer.path.direct(), &mut peer.session) else { return };
+        peer.said = now;
+        let mut frame = vec![0; pilot_wire::tunnel::SEALED_HEADER_LEN];
+        frame.extend_from_slice(packet);
+        session.seal(self.me.node, &mut frame, 0);
+        self.outbox.push_frame(Route::Direct(to), self.me.node, node, frame);
+    }
+
+    /// Drops everything about a peer that nobody uses.
+    fn forget_peer(&mut self, node: u32) {
+        self.drop_pending(node);
+        if let Some(peer) = self.peers.remove(&node)
+            && let Some((key, remains)) = peer.session.map(Session::remains)
+        {
+            self.key_pairs.store(key, remains);
+        }
+    }
+
+    /// See [`Engine::remove_peer`].
+    pub(super) fn drop_peer(&mut self, now: Instant, node: u32) {
+        for id in self.conns.of_peer(node).to_vec() {
+            self.with_conn(now, id, |conn, cx| conn.abort(cx, CloseReason::PeerRemoved, false));
+        }
+        self.forget_peer(node);
+    }
+
+    /// See [`Engine::handle_send_error`].
+    pub(super) fn on_send_error(&mut self, to: std::net::SocketAddr) {
+        let has_beacon = self.me.beacon.is_some();
+        for (node, peer) in &mut self.peers {
+            if peer.path.direct() == Some(to) && peer.path.send_failed(has_beacon) {
+                self.events.notice(Notice::RelayActivated { peer: *node });
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Engines in a simulated network: a made-up clock, links that lose, repeat, reorder and delay, a beacon, and a registry
+//! that answers at once. Minutes of protocol time take milliseconds and are the same each run.
+#![allow(clippy::unwrap_used)] // a test crate
+
+mod hostile;
+mod life;
+mod net;
+mod paths;
+mod transfer;

@@ -1,2 +1,115 @@
-//! Placeholder.
-fn main() {}
+//! `pilot-bench`: measures Pilot Host beside a baseline, both in the same run on the same machine. Called by
+//! `scripts/bench`. Every measured peer is a process of its own: this program again, in a hidden role (see `role`).
+//!
+//! Not a test: it fails only when something breaks, never because a number is bad.
+#![forbid(unsafe_code)]
+
+mod meter;
+mod net;
+mod proc;
+mod protocol;
+mod report;
+mod role;
+mod worker;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Measures Pilot Host beside a baseline from the same run.
+#[derive(Debug, Parser)]
+#[command(name = "pilot-bench", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Debug, Subcommand)]
+enum Suite {
+    /// The data plane between two processes on loopback: streams, pings, dials, memory, idle traffic.
+    Net(NetArgs),
+    /// One of the processes that a suite starts.
+    #[command(hide = true)]
+    Role {
+        #[command(subcommand)]
+        role: Role,
+    },
+}
+
+#[derive(Debug, Args)]
+struct NetArgs {
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Only these metrics (comma separated).
+    #[arg(long, value_delimiter = ',', value_name = "METRIC")]
+    only: Vec<net::Name>,
+    /// How long to watch two idle hosts.
+    #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    idle_seconds: u64,
+    /// Rounds of each transfer; their median counts.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// MiB per round of a transfer.
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65536))]
+    mib: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// A public Pilot node.
+    Pilot {
+        /// The rendezvous' registry.
+        #[arg(long)]
+        registry: SocketAddr,
+        /// The rendezvous' beacon.
+        #[arg(long)]
+        beacon: SocketAddr,
+        /// Largest segment on any path; the engine's defaults if none.
+        #[arg(long)]
+        segment: Option<usize>,
+    },
+    /// A quinn endpoint.
+    Quic {
+        /// Largest UDP payload that MTU discovery may find.
+        #[arg(long)]
+        mtu: Option<u16>,
+    },
+    /// A blocking UDP echo.
+    Echo,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse().suite).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("bench: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(suite: Suite) -> anyhow::Result<()> {
+    match suite {
+        Suite::Net(args) => {
+            let settings = net::Settings {
+                only: args.only,
+                idle_seconds: args.idle_seconds,
+                rounds: args.rounds,
+                bytes: args.mib << 20,
+            };
+            let metrics = net::run(&settings).await?;
+            let text = if args.json { report::json(&metrics) } else { report::table(&metrics) };
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(())
+        }
+        Suite::Role { role } => match role {
+            Role::Pilot { registry, beacon, segment } => role::pilot::run(registry, beacon, segment).await,
+            Role::Quic { mtu } => role::quic::run(mtu).await,
+            Role::Echo => role::echo::run().await,
+        },
+    }
+}

@@ -1,0 +1,193 @@
+//! A public Pilot node in a process of its own: the engine and driver that the host runs, registered at the rendezvous,
+//! without the host's plugins. Public, so that nobody needs a handshake; its questions are still asked and answered one by
+//! one, as in the host.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use pilot_engine::{Answer, Config, Engine, Identity, Query, QueryId, Resolution, Verdict};
+use pilot_net::bus::Bus;
+use pilot_net::clock::Clock;
+use pilot_net::node::{Listener, Node, NodeFeeds, Stream};
+use pilot_net::registry_client::RegistryClient;
+use pilot_net::udp::Udp;
+use pilot_wire::addr::Addr;
+use tokio::sync::mpsc;
+
+use super::duties::Member;
+use super::load::{self, Pipe, Way};
+use super::{Parent, not_mine};
+use crate::protocol::{Reply, Request, Target};
+
+/// The port that takes the loads.
+const PORT: u16 = 5000;
+/// How long the driver may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Runs until the parent closes the input. `segment`: largest segment on any path.
+///
+/// # Errors
+/// When the node cannot be started or registered, or the parent is gone.
+pub async fn run(registry: SocketAddr, beacon: SocketAddr, segment: Option<usize>) -> Result<()> {
+    let identity = Arc::new(Identity::generate(seed()?));
+    let clock = Clock::start();
+    let udp = Udp::bind(SocketAddr::from(([127, 0, 0, 1], 0))).context("bind the tunnel socket")?;
+    let mut engine = Engine::new(config(segment), seed()?, clock.now());
+    engine.set_identity(identity.clone());
+    engine.set_beacon(Some(beacon));
+    let (node, NodeFeeds { queries, signals, task, stop }) = Node::spawn(engine, udp, clock, Bus::new())?;
+
+    let signer = identity.clone();
+    let client = Arc::new(RegistryClient::new(registry.to_string(), move |m: &[u8]| Some(signer.sign(m))));
+    tokio::spawn(answer(node.clone(), client.clone(), queries));
+    let member = Member { node: node.clone(), clock, client, identity, signals, seed: seed()? };
+    let me = member.join().await?;
+    tokio::spawn(accept(node.bind(PORT).await?));
+
+    let mut parent = Parent::new();
+    parent.ready(Target::Node(me))?;
+    let mut way = None;
+    let mut held = Vec::new();
+    while let Some(request) = parent.next().await? {
+        let reply = match (&request, &way) {
+            (Request::Target(Target::Node(peer)), _) => {
+                way = Some(Tunnel { node: node.clone(), to: Addr { network: 0, node: *peer } });
+                Ok(Reply::Done)
+            }
+            (Request::Ping { count }, Some(way)) => ping(way, *count).await,
+            (Request::Counters, _) => counters(&node).await,
+            (load, Some(way)) => match load::run(way, &mut held, load).await {
+                Some(reply) => reply,
+                None => not_mine(load),
+            },
+            (other, None) => not_mine(other),
+        };
+        parent.answer(reply)?;
+    }
+    drop(held);
+    stop.cancel();
+    let _ = tokio::time::timeout(FAREWELL, task).await;
+    Ok(())
+}
+
+fn seed() -> Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("the system gave no randomness: {e}"))?;
+    Ok(seed)
+}
+
+/// The engine's defaults, but without the limits that keep one peer from opening thousands of streams.
+fn config(segment: Option<usize>) -> Config {
+    let mut config = Config {
+        syn_rate: u32::MAX,
+        syn_rate_per_peer: u32::MAX,
+        max_conns_per_port: 65_536,
+        ..Config::default()
+    };
+    if let Some(segment) = segment {
+        config.segment = segment;
+        config.loopback_segment = segment;
+        config.jumbo_segment = segment;
+    }
+    config
+}
+
+/// Answers the engine's questions from the registry; everybody may come in.
+async fn answer(node: Node, client: Arc<RegistryClient>, mut queries: mpsc::Receiver<(QueryId, Query)>) {
+    while let Some((id, query)) = queries.recv().await {
+        let (node, client) = (node.clone(), client.clone());
+        tokio::spawn(async move {
+            let answer = match query {
+                Query::Resolve { node } => resolve(&client, node).await,
+                Query::PeerKey { node } => peer_key(&client, node).await,
+                _ => Answer::Admit(Verdict::Allow),
+            };
+            node.answer(id, answer).await;
+        });
+    }
+}
+
+async fn resolve(client: &RegistryClient, node: u32) -> Answer {
+    match client.resolve(node).await {
+        Ok(found) => Answer::Resolved(Resolution {
+            real_addr: found.real_addr.parse().ok(),
+            lan_addrs: Vec::new(),
+            relay_only: found.relay_only,
+        }),
+        Err(e) => Answer::Failed(e.to_string()),
+    }
+}
+
+async fn peer_key(client: &RegistryClient, node: u32) -> Answer {
+    match client.lookup(node).await {
+        Ok(found) => {
+            let key = STANDARD.decode(&found.public_key).ok().and_then(|k| k.try_into().ok());
+            Answer::PeerKey { key, trusted: false }
+        }
+        Err(e) => Answer::Failed(e.to_string()),
+    }
+}
+
+async fn accept(listener: Listener) {
+    while let Some(stream) = listener.accept().await {
+        tokio::spawn(async move {
+            if let Err(e) = load::serve(stream).await {
+                eprintln!("pilot: a stream failed: {e:#}");
+            }
+        });
+    }
+}
+
+async fn ping(way: &Tunnel, count: u32) -> Result<Reply> {
+    let (mut inner, mut called) = (Vec::with_capacity(count as usize), Vec::with_capacity(count as usize));
+    for i in 0..count {
+        let payload = Bytes::copy_from_slice(&super::ping_payload(i));
+        let start = Instant::now();
+        let rtt = way.node.ping(way.to, payload).await?;
+        called.push(nanos(start.elapsed()));
+        inner.push(nanos(rtt));
+    }
+    Ok(Reply::Pings { inner, called })
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+async fn counters(node: &Node) -> Result<Reply> {
+    let now = node.snapshot().await.context("the node is down")?;
+    Ok(Reply::Counters { sent: now.bytes_sent, received: now.bytes_recv })
+}
+
+#[derive(Clone)]
+struct Tunnel {
+    node: Node,
+    to: Addr,
+}
+
+impl Way for Tunnel {
+    type Pipe = Stream;
+
+    async fn open(&self) -> Result<Stream> {
+        Ok(self.node.dial(self.to, PORT).await?)
+    }
+}
+
+impl Pipe for Stream {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        Ok(Stream::write(self, data).await?)
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>> {
+        Ok(Stream::read(self).await?)
+    }
+
+    fn finish(&mut self) {
+        self.close();
+    }
+}

@@ -122,6 +122,16 @@ impl Udp {
     }
 }
 
+/// This machine's addresses in its local networks; loopback and link-local ones left out, at most 16.
+pub fn lan_addresses() -> Vec<std::net::IpAddr> {
+    let usable = |ip: &std::net::IpAddr| match ip {
+        std::net::IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        std::net::IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    };
+    let found = if_addrs::get_if_addrs().unwrap_or_default();
+    found.into_iter().map(|i| i.ip()).filter(usable).take(16).collect()
+}
+
 /// IPv4 peers of a dual-stack socket appear as mapped IPv6; the engine compares addresses, so give it one spelling.
 fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())

@@ -111,22 +111,30 @@ fn a_repetition_also_goes_through_the_registry_because_the_peer_drops_it_as_a_re
 }
 
 #[test]
-fn a_relayed_request_and_its_answers() {
+fn a_relayed_request_is_approved() {
     let (a, b, _) = pair();
-    let (a, b) = (a.start(), b.start());
+    let b = b.start();
     b.service().process_relayed_request(1, "by\u{7}mail");
     assert_eq!(b.service().pending_requests()[0].justification, "bymail");
     assert_eq!(b.topics(), Vec::<String>::new());
     b.service().approve(1).expect("approved");
     b.daemon.wait_for_registry_call("respond_handshake").expect("answered");
     eventually("the key is filled in", || b.service().trusted_peers()[0].public_key == a.key_text());
+}
 
+#[test]
+fn relayed_answers_count_while_they_are_waited_for() {
+    // Alone: nothing but the inbox can answer.
+    let a = Node::new(1, &Arc::default(), &ManualClock::new()).start();
     a.service().process_relayed_approval(2);
     assert!(!a.service().is_trusted(2), "not asked for");
-    a.service().send_request(2, "hi").expect("sent");
+    a.service().send_request(2, "hi").expect("relayed");
     a.service().process_relayed_rejection(2);
     a.service().process_relayed_approval(2);
     assert!(!a.service().is_trusted(2), "no longer asked for");
+    a.service().send_request(2, "hi").expect("relayed");
+    a.service().process_relayed_approval(2);
+    assert!(a.service().is_trusted(2));
 }
 
 #[test]

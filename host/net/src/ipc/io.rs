@@ -60,14 +60,6 @@ impl FrameReader {
             }
         }
     }
-
-    /// Whether the peer has hung up, although bytes it sent before may still be unread.
-    pub async fn hung_up(&self) -> bool {
-        match self.socket.ready(tokio::io::Interest::READABLE).await {
-            Ok(ready) => ready.is_read_closed(),
-            Err(_) => true,
-        }
-    }
 }
 
 /// Writes whole frames with as few system calls as they allow. Not cancel-safe: after a dropped call the stream is out

@@ -100,14 +100,9 @@ impl Module {
 fn summary(e: &AbiInstabilityErrors) -> String {
     let told = e.errors.iter().filter(|e| !e.errs.is_empty()).max_by_key(|e| e.stack_trace.len());
     let Some(told) = told else { return short(&e.to_string()) };
-    let place: Vec<String> = told
-        .stack_trace
-        .iter()
-        .map(|level| {
-            let text = short(&level.found.to_string());
-            text.strip_prefix("field_name:").map_or(text.clone(), str::to_owned)
-        })
-        .collect();
+    let levels = told.stack_trace.iter().map(|level| short(&level.found.to_string()));
+    let place: Vec<String> =
+        levels.filter_map(|l| l.strip_prefix("field_name:").and_then(authored)).collect();
     // The library's text is laid out over many lines: "Error:what", "Expected:", a value, "Found:", a value.
     let text = told.to_string();
     let block = text.find("\nError:").map_or(text.as_str(), |at| &text[at + "\nError:".len()..]);
@@ -115,6 +110,14 @@ fn summary(e: &AbiInstabilityErrors) -> String {
     let block = block.replace("\nExpected:", ", expected ").replace("\nFound:", ", found ");
     let block = block.split_whitespace().collect::<Vec<_>>().join(" ").replace(" ,", ",");
     format!("{} (at {})", clip(&block, 300), clip(&place.join("."), 300))
+}
+
+/// The names that the treaty's authors gave; abi_stable has many of its own on the way.
+fn authored(name: &str) -> Option<String> {
+    let generated = ["__returns", "obj", "vtable"].contains(&name)
+        || ["field_", "param_"].iter().any(|p| name.starts_with(p))
+        || name.bytes().all(|b| b.is_ascii_digit());
+    (!generated).then(|| name.to_owned())
 }
 
 /// The first line that says something.

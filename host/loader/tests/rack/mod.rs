@@ -1,5 +1,7 @@
 //! Builds the test libraries, and stands in for a host: a plugins directory and a fake daemon per plugin.
 
+#![allow(dead_code)] // each test file that includes this uses a part of it
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,37 +15,51 @@ use tempfile::TempDir;
 
 /// The library of one example in `broken-plugins/examples`.
 pub fn library(example: &str) -> PathBuf {
-    static BUILT: LazyLock<PathBuf> =
-        LazyLock::new(|| build("host/loader/tests/broken-plugins/Cargo.toml", "--examples").join("examples"));
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let manifest = root().join("host/loader/tests/broken-plugins/Cargo.toml");
+        build_with(&manifest, &["--examples"], &[]).join("examples")
+    });
     BUILT.join(format!("lib{example}.so"))
 }
 
 /// The library of `examples/hello-plugin`.
 pub fn hello() -> PathBuf {
-    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| build("examples/hello-plugin/Cargo.toml", "--lib"));
+    static BUILT: LazyLock<PathBuf> =
+        LazyLock::new(|| build_with(&root().join("examples/hello-plugin/Cargo.toml"), &[], &[]));
     BUILT.join("libhello_plugin.so")
 }
 
+/// The top of the source tree.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The workspace's target directory.
+pub fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
+}
+
 /// Builds a crate that is not in the workspace, into the workspace's target directory and with its settings, so that
-/// dependencies that are built already are used again.
-fn build(manifest: &str, what: &str) -> PathBuf {
+/// dependencies that are built already are used again. The result is where the libraries are.
+pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> PathBuf {
     // One at a time: cargo would wait for its lock anyway, and say so in the middle of other tests.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let output = Command::new(env!("CARGO"))
-        .args(["build", what, "--quiet", "--manifest-path"])
-        .arg(root.join(manifest))
+        .args(["build", "--quiet", "--manifest-path"])
+        .arg(manifest)
         .arg("--target-dir")
-        .arg(target)
+        .arg(target())
+        .args(arguments)
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .envs(environment.iter().copied())
         .output()
         .unwrap();
-    assert!(output.status.success(), "building {manifest}:\n{}", String::from_utf8_lossy(&output.stderr));
-    target.join("debug")
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "building {}:\n{errors}", manifest.display());
+    target().join("debug")
 }
 
 /// A plugins directory, and what the host did with it.

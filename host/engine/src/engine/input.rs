@@ -42,7 +42,7 @@ impl Engine {
                 return;
             }
             Ok(beacon::Message::PunchCommand { peer }) => {
-                if is_public(peer) {
+                if is_public(peer) && !self.config.relay_only {
                     self.punch(peer);
                 }
                 return;
@@ -77,13 +77,15 @@ impl Engine {
     fn on_sealed(&mut self, now: Instant, via: Via, frame: &mut [u8]) {
         let Some(header) = SealedHeader::decode(frame) else { return };
         let node = header.sender;
-        let Some(session) = self.peers.get_mut(&node).and_then(|p| p.session.as_mut()) else {
+        let Some(peer) = self.peers.get_mut(&node).filter(|p| p.session.is_some()) else {
             self.on_no_key(now, node, via);
             return;
         };
-        let packet = match session.open(now, &header, &mut frame[SEALED_HEADER_LEN..]) {
-            Ok(packet) => packet,
-            Err(refusal) => return self.on_refused(now, via, &header, refusal),
+        let opened = peer.open(now, &header, &mut frame[SEALED_HEADER_LEN..], &mut self.scratch);
+        let (packet, session) = match (opened, &mut peer.session) {
+            (Ok(packet), Some(session)) => (packet, session),
+            (Err(refusal), _) => return self.on_refused(now, via, &header, refusal),
+            (Ok(_), None) => return,
         };
         self.stats.opened += 1;
         if session.collides(header.prefix) {
@@ -143,7 +145,7 @@ impl Engine {
         peer.watch.probes = 0;
         match via {
             Via::Direct(from) => peer.path.heard_direct(now, from),
-            Via::Relay if peer.path.heard_relayed(has_beacon) => {
+            Via::Relay if peer.path.heard_relayed(now, has_beacon) => {
                 self.events.notice(Notice::RelayActivated { peer: node });
             }
             Via::Relay => {}

@@ -18,7 +18,7 @@ use pilot_wire::tunnel::{self, Frame, KeyExchange, Trailer};
 use super::Engine;
 use super::keys::{Known, ParkedExchange, Via};
 use super::path::Route;
-use super::peer::{Abilities, Exchange, Peer};
+use super::peer::{Abilities, Exchange, Other, Peer};
 use super::questions::Purpose;
 use crate::error::DialError;
 use crate::identity;
@@ -44,6 +44,8 @@ const SILENCE: Duration = Duration::from_secs(6);
 const ANSWER_SPACING: Duration = Duration::from_secs(1);
 /// A key exchange with an unchanged key this soon after the install is a duplicate.
 const DUPLICATE: Duration = Duration::from_millis(250);
+/// How long a replaced session may still prove to be the right one.
+const RIVALRY: Duration = Duration::from_secs(10);
 /// Stream segments sent again at once when a peer has a new key.
 const RESEND: usize = 4;
 
@@ -309,6 +311,10 @@ impl Engine {
             }
             return Installed::Same { silent };
         }
+        // Before the key pair's memory is read, whatever still uses it must have left its traces there.
+        if let Some(other) = peer.other.take() {
+            self.key_pairs.bury(&other.session);
+        }
         let legacy = self.config.legacy_feb.then(|| kdf::legacy_tunnel_key(&shared));
         let (key, from) = (kdf::tunnel_key(&shared), self.key_pairs.recall(accepted.key));
         let session = Session::new(
@@ -322,8 +328,9 @@ impl Engine {
         );
         let old = peer.session.replace(session);
         let rekeyed = old.is_some();
-        if let Some((key, remains)) = old.map(Session::remains) {
-            self.key_pairs.store(key, remains);
+        if let Some(session) = old {
+            self.key_pairs.bury(&session);
+            peer.other = Some(Other { session, until: now + RIVALRY });
         }
         peer.exchange = Exchange::Idle;
         peer.heard = now;
@@ -397,8 +404,7 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&node)
             && let Some(session) = peer.session.take()
         {
-            let (key, remains) = session.remains();
-            self.key_pairs.store(key, remains);
+            self.key_pairs.bury(&session);
             self.on_no_key(now, node, via);
         }
     }

@@ -131,6 +131,8 @@ pub struct Engine {
     no_key_answers: Spacing<u32>,
     syn_rate_per_peer: RateTable<u32>,
     syn_rate: Bucket,
+    /// A second copy of a frame that two sessions may have to try.
+    scratch: Vec<u8>,
 }
 
 impl Engine {
@@ -142,7 +144,8 @@ impl Engine {
         Self {
             me: Me::new(rng.bytes()),
             peers: NumMap::with_hasher(hash),
-            conns: Conns::new(hash, u16::from_be_bytes([p0, p1])),
+            // Not always the same first port: a peer may still hold streams of our former life.
+            conns: Conns::new(hash, u16::from_be_bytes([p0, p1]) | ports::EPHEMERAL_MIN),
             listeners: BTreeMap::new(),
             keys: Keys::new(config.max_cached_keys),
             key_pairs: KeyPairs::default(),
@@ -160,6 +163,7 @@ impl Engine {
             no_key_answers: Spacing::new(NO_KEY_SPACING, NO_KEY_PEERS),
             syn_rate_per_peer: RateTable::new(config.syn_rate_per_peer, SYN_SOURCES),
             syn_rate: Bucket::full(now, config.syn_rate),
+            scratch: Vec::new(),
             rng,
             config,
         }
@@ -186,11 +190,8 @@ impl Engine {
             self.me.node = node;
             self.me.renew_exchange();
             for peer in self.peers.values_mut() {
-                if let Some((key, remains)) =
-                    peer.session.take().map(crate::tunnel::session::Session::remains)
-                {
-                    self.key_pairs.store(key, remains);
-                }
+                let sessions = [peer.session.take(), peer.other.take().map(|o| o.session)];
+                sessions.iter().flatten().for_each(|session| self.key_pairs.bury(session));
             }
         }
         self.me.public_node = public;

@@ -18,6 +18,9 @@ const DIRECT_SILENCE: Duration = Duration::from_secs(8);
 const UNANSWERED_FOR: Duration = Duration::from_secs(1);
 /// Consecutive errors of the socket that lead to the relay.
 const UNREACHABLE_ERRORS: u32 = 3;
+/// The registry is not asked more often than this for a node it did not give: a new dial may be the first one that trust
+/// allows.
+const RESOLVE_AGAIN: Duration = Duration::from_millis(200);
 /// An endpoint outlives the registry's silence for this long.
 const KEEP_ENDPOINT: Duration = Duration::from_secs(3600);
 
@@ -119,7 +122,7 @@ impl Path {
             Resolve::Unknown => true,
             Resolve::Asking => false,
             Resolve::Known { at, .. } => now.since(at) >= ttl,
-            Resolve::Failed { at } => now.since(at) >= Duration::from_secs(5),
+            Resolve::Failed { at } => now.since(at) >= RESOLVE_AGAIN,
         };
         if stale {
             self.resolve = Resolve::Asking;
@@ -180,9 +183,11 @@ impl Path {
         }
     }
 
-    /// An authenticated frame came through the beacon; true when the relay is used from now on.
-    pub(crate) fn heard_relayed(&mut self, has_beacon: bool) -> bool {
-        has_beacon && self.direct.is_none() && self.use_relay(false)
+    /// An authenticated frame came through the beacon; true when the relay is used from now on: because there is no other
+    /// way, or because the peer seems to find the direct way broken and we have no proof of the contrary.
+    pub(crate) fn heard_relayed(&mut self, now: Instant, has_beacon: bool) -> bool {
+        let unproven = self.direct.is_none() || now.since(self.direct_heard) >= DIRECT_SILENCE;
+        has_beacon && unproven && self.use_relay(false)
     }
 
     /// A key exchange came through the beacon and was accepted.
@@ -336,7 +341,7 @@ mod tests {
         let from = addr("198.51.100.7:4000");
         p.heard_direct(at(1), from);
         p.heard_direct(at(2), from);
-        assert!(!p.heard_relayed(true));
+        assert!(!p.heard_relayed(at(2), true));
         assert!(p.is_relayed());
         p.heard_direct(at(3), from);
         assert!(!p.is_relayed());
@@ -386,12 +391,15 @@ mod tests {
     }
 
     #[test]
-    fn a_relayed_frame_uses_the_relay_only_without_an_address() {
+    fn a_relayed_frame_leads_to_the_relay_unless_the_direct_way_was_just_heard() {
         let mut p = direct();
-        assert!(!p.heard_relayed(true));
+        p.heard_direct(at(1000), addr("198.51.100.7:4000"));
+        assert!(!p.heard_relayed(at(8999), true));
+        assert!(!p.heard_relayed(at(9000), false));
+        assert!(p.heard_relayed(at(9000), true));
         let mut p = Path::new(at(0));
-        assert!(p.heard_relayed(true));
-        assert!(!p.heard_relayed(true), "said once");
+        assert!(p.heard_relayed(at(0), true));
+        assert!(!p.heard_relayed(at(0), true), "said once");
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use pilot_wire::tunnel::{SealedHeader, TAG_LEN};
+
 use super::path::Path;
 use crate::time::{Duration, Instant};
-use crate::tunnel::session::Session;
+use crate::tunnel::session::{Refusal, Session};
 
 /// Packets kept to be sent again when the peer turns out to have a new key (tunnel.md section 5).
 const SALVAGE: usize = 4;
@@ -42,10 +44,19 @@ pub(crate) struct Watch {
     pub(crate) reset: Option<(Instant, u32)>,
 }
 
+/// A session that was replaced a moment ago. A key exchange can be a recorded one from an earlier life of the peer, sent
+/// again by anyone; so the session it replaced stays until one of the two is the one the peer really uses.
+pub(crate) struct Other {
+    pub(crate) session: Session,
+    /// It is forgotten then.
+    pub(crate) until: Instant,
+}
+
 /// One other node.
 pub(crate) struct Peer {
     pub(crate) node: u32,
     pub(crate) session: Option<Session>,
+    pub(crate) other: Option<Other>,
     pub(crate) exchange: Exchange,
     pub(crate) path: Path,
     pub(crate) abilities: Abilities,
@@ -83,6 +94,7 @@ impl Peer {
         Self {
             node,
             session: None,
+            other: None,
             exchange: Exchange::Idle,
             path: Path::new(now),
             abilities: Abilities::Unknown { asked: 0, next: None },
@@ -107,6 +119,34 @@ impl Peer {
     /// Where a frame goes straight, for messages about addresses.
     pub(crate) fn endpoint(&self, beacon: Option<SocketAddr>, relay_only: bool) -> Option<SocketAddr> {
         self.path.route(beacon, relay_only).map(super::path::Route::to)
+    }
+
+    /// Opens a frame with the session, or with the one it replaced, which then takes its place again.
+    pub(crate) fn open<'a>(
+        &mut self,
+        now: Instant,
+        header: &SealedHeader,
+        sealed: &'a mut [u8],
+        scratch: &mut Vec<u8>,
+    ) -> Result<&'a mut [u8], Refusal> {
+        let Some(session) = &mut self.session else { return Err(Refusal::Forged) };
+        let Some(other) = self.other.as_mut().filter(|o| now < o.until) else {
+            return session.open(now, header, sealed);
+        };
+        // A failed opening destroys the ciphertext.
+        scratch.clear();
+        scratch.extend_from_slice(sealed);
+        let len = sealed.len().saturating_sub(TAG_LEN);
+        match session.open(now, header, sealed) {
+            Ok(_) => {}
+            Err(Refusal::Forged) => {
+                sealed.copy_from_slice(scratch);
+                other.session.open(now, header, sealed)?;
+                std::mem::swap(session, &mut other.session);
+            }
+            Err(refusal) => return Err(refusal),
+        }
+        sealed.get_mut(..len).ok_or(Refusal::Forged)
     }
 
     /// Keeps a copy of a packet that was just sealed. Stream segments need none: their sender repeats them.

@@ -13,6 +13,7 @@ use crate::error::CloseReason;
 use crate::event::{ConnId, Event};
 use crate::notice::{Notice, Opened};
 use crate::query::{Query, Verdict};
+use crate::stream::State;
 use crate::stream::conn::{Conn, Cx, Owner, Wish};
 use crate::stream::send::Limits;
 use crate::stream::table::answer_info;
@@ -30,8 +31,7 @@ impl Engine {
     pub(super) fn on_stream_packet(&mut self, now: Instant, h: &Header, payload: &[u8]) {
         let is_syn = h.flags.contains(Flags::SYN) && !h.flags.contains(Flags::ACK);
         if let Some(id) = self.conns.find(h) {
-            let reusable = self.conns.get(id).is_some_and(|c| c.state() != crate::stream::State::Established);
-            if !(is_syn && reusable) {
+            if !(is_syn && self.may_start_over(id)) {
                 self.with_conn(now, id, |conn, cx| conn.on_segment(cx, h, payload));
                 return;
             }
@@ -40,6 +40,15 @@ impl Engine {
             self.on_syn(now, h);
         }
         // Everything else without a stream is ignored silently.
+    }
+
+    /// Whether a SYN means a new stream although there is one with its four values: that one is not open any more, or is
+    /// from before the peer was started anew.
+    fn may_start_over(&self, id: ConnId) -> bool {
+        self.conns.get(id).is_none_or(|conn| {
+            let peer = self.peers.get(&conn.info.remote.node);
+            conn.state() != State::Established || peer.is_some_and(|p| conn.opened < p.restarted)
+        })
     }
 
     /// A SYN that no open stream knows.
@@ -195,7 +204,7 @@ impl Engine {
         if conn.is_gone() {
             self.conns.remove(id);
         } else {
-            if conn.state() == crate::stream::State::Closed {
+            if conn.state() == State::Closed {
                 self.conns.release_tuple(id);
             }
             self.arm_conn(now, id);

@@ -12,7 +12,6 @@ use crate::error::{CloseReason, DialError};
 use crate::notice::Notice;
 use crate::query::{Query, Resolution};
 use crate::time::{Duration, Instant};
-use crate::tunnel::session::Session;
 
 /// Peers are looked after this often.
 const TICK: Duration = Duration::from_secs(5);
@@ -89,6 +88,9 @@ impl Engine {
         let (idle, forget, keepalive) = (self.config.idle, self.config.forget, self.config.keepalive);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.upkeep = now + TICK;
+        if let Some(other) = peer.other.take_if(|o| o.until <= now) {
+            self.key_pairs.bury(&other.session);
+        }
         if !used && now.since(peer.used) >= idle {
             let waits = !peer.pending.is_empty() || matches!(peer.exchange, Exchange::Waiting { .. });
             if !waits && now.since(peer.heard.max(peer.used)) >= forget {
@@ -133,8 +135,8 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.path.reset();
         peer.exchange = Exchange::Idle;
-        if let Some((key, remains)) = peer.session.take().map(Session::remains) {
-            self.key_pairs.store(key, remains);
+        if let Some(session) = peer.session.take() {
+            self.key_pairs.bury(&session);
         }
         self.start_exchange(now, node);
     }
@@ -192,7 +194,7 @@ impl Engine {
             && !self.config.relay_only
         {
             let error = DialError::Unresolved(format!("node {node} has no reachable address"));
-            return self.give_up(now, node, &error);
+            return self.fail_unresolved(now, node, &error);
         }
         if let Some(peer) = self.peers.get(&node)
             && matches!(peer.exchange, Exchange::Waiting { sends: 0, .. })
@@ -209,8 +211,18 @@ impl Engine {
             p.session.is_none() && !p.path.is_hopeful(self.me.beacon) && !self.config.relay_only
         });
         if lost {
-            self.give_up(now, node, &DialError::Unresolved(why));
+            self.fail_unresolved(now, node, &DialError::Unresolved(why));
         }
+    }
+
+    /// There is no way to the peer now. Unlike an unanswered key exchange this says nothing about the next attempt: trust
+    /// or a registration may come at any moment, so nothing is held against the peer.
+    fn fail_unresolved(&mut self, now: Instant, node: u32, error: &DialError) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.exchange = Exchange::Idle;
+        }
+        self.drop_pending(node);
+        self.fail_dials(now, node, error);
     }
 
     fn fail_resolve(&mut self, now: Instant, node: u32) {
@@ -233,10 +245,10 @@ impl Engine {
     /// Drops everything about a peer that nobody uses.
     fn forget_peer(&mut self, node: u32) {
         self.drop_pending(node);
-        if let Some(peer) = self.peers.remove(&node)
-            && let Some((key, remains)) = peer.session.map(Session::remains)
-        {
-            self.key_pairs.store(key, remains);
+        if let Some(peer) = self.peers.remove(&node) {
+            for session in peer.session.iter().chain(peer.other.iter().map(|o| &o.session)) {
+                self.key_pairs.bury(session);
+            }
         }
     }
 

@@ -15,10 +15,6 @@ impl RangeSet {
         self.ranges.is_empty()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.ranges.len()
-    }
-
     pub(crate) fn clear(&mut self) {
         self.ranges.clear();
     }

@@ -46,7 +46,7 @@ impl Conns {
             by_peer: NumMap::with_hasher(hash),
             per_port: NumMap::with_hasher(hash),
             last_id: 0,
-            next_ephemeral: first_ephemeral.max(ports::EPHEMERAL_MIN),
+            next_ephemeral: first_ephemeral,
             ready: VecDeque::new(),
         }
     }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::epochs::Epochs;
+use super::session::Session;
 
 /// Key pairs remembered one by one.
 const CAPACITY: usize = 16_384;
@@ -40,8 +41,14 @@ impl KeyPairs {
             .unwrap_or_else(|| Remembered { counter: self.floor, epochs: Epochs::default() })
     }
 
-    /// Remembers a dropped session. When full the oldest key is forgotten, and every unknown key starts above its counter.
-    pub(crate) fn store(&mut self, peer_key: [u8; 32], mut state: Remembered) {
+    /// Remembers what must outlive a session.
+    pub(crate) fn bury(&mut self, session: &Session) {
+        let (key, remains) = session.remains();
+        self.store(key, remains);
+    }
+
+    /// Remembers a key pair. When full the oldest key is forgotten, and every unknown key starts above its counter.
+    fn store(&mut self, peer_key: [u8; 32], mut state: Remembered) {
         if let Some(stored) = self.by_key.get_mut(&peer_key) {
             state.counter = state.counter.max(stored.counter);
             *stored = state;

@@ -135,8 +135,8 @@ impl Session {
     }
 
     /// What must be remembered when this session is dropped: the windows too, unless they are full of prefixes.
-    pub(crate) fn remains(self) -> ([u8; 32], Remembered) {
-        let epochs = if self.epochs.is_full() { Epochs::default() } else { self.epochs };
+    pub(crate) fn remains(&self) -> ([u8; 32], Remembered) {
+        let epochs = if self.epochs.is_full() { Epochs::default() } else { self.epochs.clone() };
         (self.peer_key, Remembered { counter: self.counter, epochs })
     }
 

@@ -1,7 +1,7 @@
 //! The network: hosts, links, beacon, registry, clock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -88,11 +88,17 @@ pub struct Host {
     pub notices: Vec<Notice>,
     /// Leaves received data unread while false.
     pub reads: bool,
+    /// Leaves streams in the accept queue while false.
+    pub accepts: bool,
     pub verdict: Verdict,
     pub asked: Vec<Query>,
     pub sent: u64,
     /// Sends straight to another host are lost while true.
     pub direct_blocked: bool,
+    /// Nothing leaves the host while true.
+    pub cut_off: bool,
+    /// How many datagrams it sent by their fourth byte: `S`, `A`, `K`, `P` for frames.
+    pub kinds: BTreeMap<u8, u64>,
 }
 
 impl Host {
@@ -145,7 +151,7 @@ impl Host {
         match event {
             Event::Connected { conn } => self.connected.push(conn),
             Event::DialFailed { conn, error } => self.failed.push((conn, error.to_string())),
-            Event::Incoming { port, conn } => {
+            Event::Incoming { port, conn } if self.accepts => {
                 assert_eq!(self.engine.accept(port), Some(conn));
                 self.accepted.push(conn);
                 self.streams.entry(conn).or_default();
@@ -263,10 +269,13 @@ impl Net {
             lost_pings: 0,
             notices: Vec::new(),
             reads: true,
+            accepts: true,
             verdict: Verdict::Allow,
             asked: Vec::new(),
             sent: 0,
             direct_blocked: false,
+            cut_off: false,
+            kinds: BTreeMap::new(),
         });
         index
     }
@@ -348,6 +357,10 @@ impl Net {
                 assert_eq!(run.len(), t.size);
                 for datagram in run.chunks(t.segment_size.unwrap_or(t.size)) {
                     self.hosts[i].sent += 1;
+                    *self.hosts[i].kinds.entry(datagram[3]).or_default() += 1;
+                    if self.hosts[i].cut_off {
+                        continue;
+                    }
                     if !self.hosts[i].direct_blocked || t.to == beacon_addr() {
                         self.inject(from, t.to, datagram.to_vec());
                     }
@@ -441,6 +454,9 @@ impl Net {
                 host.engine.handle_timeout(self.now);
             }
         }
+        for i in 0..self.hosts.len() {
+            self.pump(i);
+        }
         true
     }
 
@@ -478,15 +494,4 @@ pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
     }
     data.truncate(len);
     data
-}
-
-/// The streams a queue of ids names, for readable assertions.
-pub fn only(ids: &[ConnId]) -> ConnId {
-    assert_eq!(ids.len(), 1, "{ids:?}");
-    ids[0]
-}
-
-/// Drains a queue.
-pub fn drain<T>(queue: &mut VecDeque<T>) -> Vec<T> {
-    queue.drain(..).collect()
 }

@@ -7,7 +7,7 @@ use crate::net::{Link, Net, PORT, ms, pattern, secs};
 
 /// One stream each way, then clean ends.
 fn exchange(seed: u64, link: Link, len: usize) -> Net {
-    let mut net = Net::pair(seed, link, &Config { admit_all: seed % 2 == 0, ..Config::default() });
+    let mut net = Net::pair(seed, link, &Config { admit_all: seed.is_multiple_of(2), ..Config::default() });
     let (a, b) = net.connect(0, 1);
     let (there, back) = (pattern(len, seed), pattern(len / 3, seed + 1));
     net.hosts[0].send(a, there.clone(), false);
@@ -26,14 +26,14 @@ fn exchange(seed: u64, link: Link, len: usize) -> Net {
 
 #[test]
 fn every_byte_arrives_in_order_and_once() {
-    for seed in 0..20 {
+    for seed in 0..20_u64 {
         for loss in [0, 10, 50, 200] {
             for latency in [1, 50, 200] {
                 let link = Link {
                     loss,
-                    repeat: if seed % 3 == 0 { 20 } else { 0 },
+                    repeat: if seed.is_multiple_of(3) { 20 } else { 0 },
                     latency: ms(latency),
-                    jitter: if seed % 2 == 0 { ms(latency / 4) } else { ms(0) },
+                    jitter: if seed.is_multiple_of(2) { ms(latency / 4) } else { ms(0) },
                     rate: None,
                 };
                 exchange(seed, link, 60_000 + 997 * usize::try_from(seed).unwrap());

@@ -20,7 +20,6 @@ mod timers;
 
 use bytes::Bytes;
 
-pub(crate) use output::{Payload, Segment};
 pub(crate) use timers::Wish;
 
 use super::State;

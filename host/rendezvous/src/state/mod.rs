@@ -34,6 +34,7 @@ pub(crate) const BACKBONE: u16 = pilot_wire::addr::BACKBONE;
 
 /// All records of one registry.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(PartialEq))]
 pub(crate) struct State {
     meta: Meta,
     identities: BTreeMap<u32, Identity>,
@@ -184,6 +185,15 @@ impl State {
     /// Lists every node as changed, so that a last commit brings the times last seen into the store.
     pub fn touch_all_nodes(&mut self) {
         self.changed.extend(self.nodes.keys().map(|id| RecordKey::Node(*id)));
+    }
+}
+
+#[cfg(test)]
+impl State {
+    /// What a restart makes of it, which forgets when a signature was last checked.
+    pub fn after_restart(mut self) -> Self {
+        self.nodes.values_mut().for_each(|node| node.last_verified = None);
+        self
     }
 }
 

@@ -88,8 +88,8 @@ impl State {
         self.meta.next_node = self.meta.next_node.max(used.saturating_add(1));
         let used = self.networks.last_key_value().map_or(0, |(id, _)| u32::from(*id));
         self.meta.next_network = self.meta.next_network.max(used + 1);
-        let used = self.members.values().map(|m| m.order).max().unwrap_or(0);
-        self.meta.next_member = self.meta.next_member.max(used + 1);
+        let next = self.members.values().map(|m| m.order.saturating_add(1)).max().unwrap_or(0);
+        self.meta.next_member = self.meta.next_member.max(next);
         Ok(())
     }
 

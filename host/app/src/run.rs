@@ -134,10 +134,7 @@ async fn load_plugins(core: &Arc<Core>) -> anyhow::Result<Loaded> {
             }
             Ok(loaded)
         }
-        Err(e) => {
-            error!("plugin startup: {e}");
-            anyhow::bail!("plugin startup: {e}")
-        }
+        Err(e) => anyhow::bail!("plugin startup: {e}"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use plugin_abi::host::{Fault, Module, Supervisor};
 use plugin_abi::registry::{
-    Factory, Registry, ShutdownReport, ShutdownStep, StartStep, Started, shutdown_all,
+    Factory, Registry, ShutdownReport, ShutdownStep, StartStep, Started, shutdown_all, shutdown_one,
 };
 use plugin_abi::{Daemon, Error, ErrorKind};
 
@@ -360,17 +360,20 @@ impl Loaded {
         supervisor.map(|s| s.ledger()).unwrap_or_default()
     }
 
-    /// Shuts down in reverse order of the start, one after another, each on a thread of its own. `deadline` is for all
-    /// together; a plugin that misses it is counted, left behind, and the walk goes on.
+    /// Shuts down in reverse order of the start, one after another, each on a thread of its own. `deadline` is for each
+    /// plugin by itself, so one that hangs takes nothing from the others; a plugin that misses it is counted, left
+    /// behind, and the walk goes on.
     ///
-    /// Blocks for at most `deadline` plus a short grace per plugin. Repeating it does nothing and reports nothing.
+    /// Blocks for at most `deadline` per plugin. Repeating it does nothing and reports nothing.
     pub fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         let started = std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner));
-        let report = shutdown_all(started, deadline);
-        for step in &report.steps {
-            if let Some(slot) = self.slots.get(&step.name) {
-                slot.end(step.error.as_ref());
+        let mut report = ShutdownReport::default();
+        for Started { name, plugin } in started.into_iter().rev() {
+            let error = shutdown_one(&name, plugin, deadline).err();
+            if let Some(slot) = self.slots.get(&name) {
+                slot.end(error.as_ref());
             }
+            report.steps.push(ShutdownStep { name, error });
         }
         report
     }

@@ -17,7 +17,7 @@ use pilot_wire::tunnel::{self, Frame, KeyExchange, Trailer};
 
 use super::Engine;
 use super::keys::{Known, ParkedExchange, Via};
-use super::path::Route;
+use super::path::{RESOLVE_AGAIN, Route};
 use super::peer::{Abilities, Exchange, Other, Peer};
 use super::questions::Purpose;
 use crate::error::DialError;
@@ -61,7 +61,9 @@ impl Engine {
             _ if peer.session.is_some() => return,
             _ => {}
         }
-        peer.exchange = Exchange::Waiting { sends: 0, next: now + REPEAT };
+        // Without a way the timer looks for one again: the registry may just have refused to be asked so soon.
+        let wait = if has_route { REPEAT } else { RESOLVE_AGAIN };
+        peer.exchange = Exchange::Waiting { sends: 0, next: now + wait };
         if has_route {
             self.send_exchange(now, node);
         }
@@ -118,6 +120,8 @@ impl Engine {
         if next > now {
             return;
         }
+        self.resolve_if_needed(now, node);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
         if sends >= MAX_SENDS || !peer.path.is_hopeful(self.me.beacon) && !self.config.relay_only {
             self.give_up(now, node, &DialError::NoKey);
             return;
@@ -128,7 +132,6 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.exchange = Exchange::Waiting { sends, next: now + REPEAT };
         }
-        self.resolve_if_needed(now, node);
         self.send_exchange(now, node);
     }
 

@@ -20,7 +20,7 @@ const UNANSWERED_FOR: Duration = Duration::from_secs(1);
 const UNREACHABLE_ERRORS: u32 = 3;
 /// The registry is not asked more often than this for a node it did not give: a new dial may be the first one that trust
 /// allows.
-const RESOLVE_AGAIN: Duration = Duration::from_millis(200);
+pub(crate) const RESOLVE_AGAIN: Duration = Duration::from_millis(200);
 /// An endpoint outlives the registry's silence for this long.
 const KEEP_ENDPOINT: Duration = Duration::from_secs(3600);
 

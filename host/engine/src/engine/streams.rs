@@ -30,11 +30,11 @@ impl Engine {
     /// A stream packet from a peer, out of its tunnel.
     pub(super) fn on_stream_packet(&mut self, now: Instant, h: &Header, payload: &[u8]) {
         let is_syn = h.flags.contains(Flags::SYN) && !h.flags.contains(Flags::ACK);
-        if let Some(id) = self.conns.find(h) {
-            if !(is_syn && self.may_start_over(id)) {
-                self.with_conn(now, id, |conn, cx| conn.on_segment(cx, h, payload));
-                return;
-            }
+        if let Some(id) = self.conns.find(h)
+            && !(is_syn && self.may_start_over(id))
+        {
+            self.with_conn(now, id, |conn, cx| conn.on_segment(cx, h, payload));
+            return;
         }
         if is_syn {
             self.on_syn(now, h);

@@ -165,6 +165,7 @@ impl Receiver {
             self.unpark();
             self.ack.now = true;
         }
+        self.ack.now |= self.window() == 0; // the sender should know at once
         self.ack.duplicates = 0;
         true
     }

@@ -49,6 +49,7 @@ impl Conn {
                     self.tx.sample_rtt(cx.now.since(opening.first_sent));
                 }
                 self.phase = Phase::Open;
+                self.last_heard_numbers = (h.seq.wrapping_add(1), h.ack);
                 self.take_window(cx.now, Some(h.window));
                 self.rx.acknowledge_now();
                 cx.events.push(Event::Connected { conn: self.id });

@@ -128,6 +128,8 @@ pub(crate) struct Conn {
     early_fin: Option<EarlyFin>,
     /// The peer's FIN was taken: it counts one number.
     fin_taken: bool,
+    /// Our FIN was sent: so does that.
+    fin_sent: bool,
     outcome: Option<CloseReason>,
     /// The application closed it, so nobody reads, writes or hears of it any more.
     released: bool,
@@ -160,6 +162,7 @@ impl Conn {
     ) -> Self {
         let mut conn = Self::new(cx.now, id, info, isn, limits, cx.config, owner);
         conn.replies.syn_ack = true;
+        conn.last_heard_numbers = (isn.wrapping_add(1), 1);
         conn.take_window(cx.now, Some(window));
         conn
     }
@@ -187,6 +190,7 @@ impl Conn {
             replies: Replies::default(),
             early_fin: None,
             fin_taken: false,
+            fin_sent: false,
             outcome: None,
             released: owner == Owner::Echo,
             told_readable: false,

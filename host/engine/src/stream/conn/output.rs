@@ -116,7 +116,7 @@ impl Conn {
             Kind::Reset => (Flags::RST, 0, 0, 0),
             Kind::Syn => (Flags::SYN, Isn(0).wire(0), 0, self.rx.window()),
             Kind::SynAck => (Flags::SYN | Flags::ACK, Isn(0).wire(0), self.rx.wire(1), self.rx.window()),
-            Kind::Fin => (Flags::FIN, self.next_seq(), 0, 0),
+            Kind::Fin => (Flags::FIN, Isn(0).wire(self.tx.next_offset()), 0, 0),
             Kind::FinAck => (Flags::FIN | Flags::ACK, self.next_seq(), self.ack_number(), 0),
             Kind::LastAck | Kind::Ack => (Flags::ACK, self.next_seq(), self.ack_number(), self.rx.window()),
             Kind::Data(plan) => (Flags::ACK, Isn(0).wire(plan.start), self.ack_number(), self.rx.window()),
@@ -136,11 +136,7 @@ impl Conn {
 
     /// The number of what carries no data: next to send.
     fn next_seq(&self) -> u32 {
-        let offset = match self.phase {
-            Phase::FinWait(fin) if !fin.due => fin.at + 1,
-            _ => self.tx.next_offset(),
-        };
-        Isn(0).wire(offset)
+        Isn(0).wire(self.tx.next_offset() + u64::from(self.fin_sent))
     }
 
     fn ack_number(&self) -> u32 {
@@ -174,7 +170,7 @@ impl Conn {
             Kind::SynAck => self.replies.syn_ack = false,
             Kind::FinAck => self.replies.fin_ack = false,
             Kind::LastAck => self.replies.last_ack = false,
-            Kind::Fin => self.fin_sent(now, config),
+            Kind::Fin => self.commit_fin(now, config),
             Kind::Ack => {
                 let blocks = matches!(segment.payload, Payload::Blocks(_));
                 self.rx.ack_sent(enhanced, true, blocks, segment.header.window);
@@ -186,7 +182,8 @@ impl Conn {
         }
     }
 
-    fn fin_sent(&mut self, now: Instant, config: &Config) {
+    fn commit_fin(&mut self, now: Instant, config: &Config) {
+        self.fin_sent = true;
         let (at, sent) = match &self.phase {
             Phase::FinWait(fin) => (fin.at, fin.sent + 1),
             _ => (self.tx.next_offset(), 1),

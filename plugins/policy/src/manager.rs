@@ -1,0 +1,96 @@
+//! The runners of this node, one per network (plugin-contract.md section 7). Registered with the daemon; called by it, by
+//! clients through it, and by the plugin's own reactions to the bus.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use plugin_abi::{Error, PolicyManager, PolicyRunner, Result};
+
+use crate::compiled::Policy;
+use crate::document::Document;
+use crate::runner::store::saved_networks;
+use crate::runner::{Environment, Runner};
+
+/// The table of runners.
+#[derive(Default)]
+pub(crate) struct Manager {
+    state: Mutex<State>,
+    /// Held while a runner is put in place of another, so that two callers do not interleave.
+    replacing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None` before `init` and after `shutdown`.
+    environment: Option<Environment>,
+    runners: HashMap<u16, Arc<Runner>>,
+}
+
+impl Manager {
+    /// From now on runners can be started.
+    pub fn open(&self, environment: Environment) {
+        self.lock().environment = Some(environment);
+    }
+
+    /// Stops everything and lets go of the daemon. Waits for the runners.
+    pub fn close(&self) {
+        let environment = self.lock().environment.take();
+        self.stop_all();
+        if let Some(environment) = environment {
+            environment.workers.close();
+        }
+    }
+
+    fn environment(&self) -> Result<Environment> {
+        self.lock().environment.clone().ok_or_else(|| Error::other("policy: runtime not configured"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PolicyManager for Manager {
+    fn start(&self, network: u16, document_json: &str) -> Result<()> {
+        let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let environment = self.environment()?;
+        let document = Document::parse(document_json.as_bytes())
+            .map_err(|e| Error::invalid(format!("parse policy: {e}")))?;
+        let policy = Policy::compile(document, &environment.workers)
+            .map_err(|e| Error::invalid(format!("compile policy: {e}")))?;
+        let runner = Runner::new(network, policy, environment);
+        let old = self.lock().runners.insert(network, runner.clone());
+        if let Some(old) = old {
+            // Gates ask the new one already; what the old one still saves is taken over.
+            old.stop();
+            runner.reload();
+        }
+        runner.start()
+    }
+
+    fn stop(&self, network: u16) {
+        let removed = self.lock().runners.remove(&network);
+        if let Some(runner) = removed {
+            runner.stop();
+        }
+    }
+
+    fn get(&self, network: u16) -> Option<Arc<dyn PolicyRunner>> {
+        self.lock().runners.get(&network).map(|runner| runner.clone() as Arc<dyn PolicyRunner>)
+    }
+
+    fn all(&self) -> Vec<Arc<dyn PolicyRunner>> {
+        self.lock().runners.values().map(|runner| runner.clone() as Arc<dyn PolicyRunner>).collect()
+    }
+
+    fn stop_all(&self) {
+        let removed: Vec<Arc<Runner>> = self.lock().runners.drain().map(|(_, runner)| runner).collect();
+        // All are told before any is waited for.
+        removed.iter().for_each(|runner| runner.ask_to_stop());
+        removed.iter().for_each(|runner| runner.stop());
+    }
+
+    fn load_persisted(&self) -> Result<Vec<u16>> {
+        Ok(saved_networks(&self.environment()?.daemon.state_dir())?)
+    }
+}

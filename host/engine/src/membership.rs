@@ -210,16 +210,24 @@ impl Membership {
         }
     }
 
-    /// The beacon has told how it sees us.
+    /// The beacon has told how it sees us. Addresses that cannot be reached from elsewhere are no better than our own.
     pub fn observed(&mut self, now: Instant, addr: SocketAddr) {
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-        if !is_reachable_from_afar(addr.ip()) {
-            // Good to know that the beacon is there, but no better than our own address.
-            if matches!(self.phase, Phase::Discovering { .. }) {
-                self.register(now, 0);
-            }
-            return;
+        if is_reachable_from_afar(addr.ip()) {
+            self.state_address(now, addr);
+        } else if matches!(self.phase, Phase::Discovering { .. }) {
+            // The beacon is there; there is nothing more to wait for.
+            self.register(now, 0);
         }
+    }
+
+    /// The operator has told where others reach us: registered as it is. A caller with such an address passes none of
+    /// the beacon's on.
+    pub fn fixed_address(&mut self, now: Instant, addr: SocketAddr) {
+        self.state_address(now, addr);
+    }
+
+    fn state_address(&mut self, now: Instant, addr: SocketAddr) {
         self.observed = Some(addr);
         match &mut self.phase {
             Phase::Discovering { .. } => self.register(now, 0),

@@ -151,7 +151,7 @@ impl Engine {
     /// Takes a PILA or PILK, in whichever way it came.
     pub(super) fn on_exchange(&mut self, now: Instant, via: Via, relayed_for: Option<u32>, frame: &[u8]) {
         let allowed = match (via, relayed_for) {
-            (Via::Direct(from), _) => self.exchange_rate_direct.take(now, from.ip()),
+            (Via::Direct(from), _) => self.exchange_rate_direct.take(now, rate_source(from)),
             (Via::Relay, Some(sender)) => self.exchange_rate_relayed.take(now, sender),
             (Via::Relay, None) => false,
         };
@@ -436,6 +436,12 @@ impl Engine {
             self.outbox.push(to, tunnel::MAGIC_PUNCH.to_vec());
         }
     }
+}
+
+/// Whose bucket a direct key exchange is charged to: the address's, but on this machine, where all nodes have one address,
+/// each socket's.
+fn rate_source(from: SocketAddr) -> SocketAddr {
+    if from.ip().is_loopback() { from } else { SocketAddr::new(from.ip(), 0) }
 }
 
 /// A key exchange that may be installed.

@@ -126,7 +126,7 @@ pub struct Engine {
     /// When sessions without identity were counted, and how many there are at most.
     unauthenticated: (Instant, usize),
     reply_windows: BTreeMap<u32, Instant>,
-    exchange_rate_direct: RateTable<IpAddr>,
+    exchange_rate_direct: RateTable<SocketAddr>,
     exchange_rate_relayed: RateTable<u32>,
     no_key_answers: Spacing<u32>,
     syn_rate_per_peer: RateTable<u32>,

@@ -8,6 +8,9 @@ use pilot_wire::packet::Header;
 use crate::query::{Query, QueryId};
 use crate::time::{Duration, Instant};
 
+/// Questions of one kind about one node.
+const MAX_PER_GROUP: usize = 64;
+
 /// What an answer is needed for.
 #[derive(Debug)]
 pub(crate) enum Purpose {
@@ -45,19 +48,20 @@ impl Purpose {
         }
     }
 
-    /// Groups what can be the same, so that looking for it is cheap.
-    fn group(&self) -> Option<(u8, u32)> {
+    /// Groups questions by kind and node, so that equal ones are found and no node fills the table.
+    fn group(&self) -> (u8, u32) {
         match self {
-            Self::Resolve { node } => Some((0, *node)),
-            Self::PeerKey { node } => Some((1, *node)),
-            Self::Syn { header } => Some((2, header.src.node)),
-            Self::Datagram { .. } | Self::Ping { .. } => None,
+            Self::Resolve { node } => (0, *node),
+            Self::PeerKey { node } => (1, *node),
+            Self::Syn { header } => (2, header.src.node),
+            Self::Datagram { header, .. } => (3, header.src.node),
+            Self::Ping { header, .. } => (4, header.src.node),
         }
     }
 }
 
 /// The questions of one engine. A question that finds [`Config::max_queries`](crate::Config::max_queries) others waiting is
-/// not asked.
+/// not asked, nor one beyond [`MAX_PER_GROUP`].
 #[derive(Debug)]
 pub(crate) struct Questions {
     last_id: u64,
@@ -86,20 +90,17 @@ impl Questions {
 
     /// Asks, unless the same is being asked already; `false` when there is no room for another question.
     pub(crate) fn ask(&mut self, now: Instant, query: Query, purpose: Purpose) -> bool {
-        if let Some(group) = purpose.group() {
-            let ids = self.groups.get(&group).map_or(&[][..], Vec::as_slice);
-            if ids.iter().filter_map(|id| self.waiting.get(id)).any(|p| p.same_as(&purpose)) {
-                return true;
-            }
+        let group = purpose.group();
+        let ids = self.groups.get(&group).map_or(&[][..], Vec::as_slice);
+        if ids.iter().filter_map(|id| self.waiting.get(id)).any(|p| p.same_as(&purpose)) {
+            return true;
         }
-        if self.waiting.len() >= self.max {
+        if self.waiting.len() >= self.max || ids.len() >= MAX_PER_GROUP {
             return false;
         }
         self.last_id += 1;
         let id = QueryId(self.last_id);
-        if let Some(group) = purpose.group() {
-            self.groups.entry(group).or_default().push(id);
-        }
+        self.groups.entry(group).or_default().push(id);
         self.out.push_back((id, query));
         self.waiting.insert(id, purpose);
         self.deadlines.push_back((now + self.timeout, id));
@@ -119,9 +120,8 @@ impl Questions {
     /// What waited for an answer; `None` when it came too late.
     pub(crate) fn take(&mut self, id: QueryId) -> Option<Purpose> {
         let purpose = self.waiting.remove(&id)?;
-        if let Some(group) = purpose.group()
-            && let Some(ids) = self.groups.get_mut(&group)
-        {
+        let group = purpose.group();
+        if let Some(ids) = self.groups.get_mut(&group) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
                 self.groups.remove(&group);

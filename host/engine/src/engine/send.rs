@@ -18,7 +18,7 @@ use crate::error::SendError;
 use crate::event::ConnId;
 use crate::notice::Notice;
 use crate::time::Instant;
-use crate::tunnel::session::Session;
+use crate::tunnel::session::{Profile, Session};
 
 /// Datagrams that wait for the driver; further ones are dropped, as a full socket would.
 const MAX_OUTBOX: usize = 8192;
@@ -36,6 +36,26 @@ impl Outbox {
         if self.queue.len() < MAX_OUTBOX {
             self.queue.push_back((to, datagram));
         }
+    }
+
+    /// Appends the first datagram to `buf`, and those behind it that can go in the same run.
+    fn take_run(&mut self, buf: &mut Vec<u8>, max_segments: usize) -> Option<(Transmit, u64)> {
+        let (to, first) = self.queue.pop_front()?;
+        let (begin, mut count, mut last_len) = (buf.len(), 1, first.len());
+        buf.extend_from_slice(&first);
+        while count < max_segments
+            && last_len == first.len()
+            && let Some((next_to, next)) = self.queue.front()
+            && *next_to == to
+            && next.len() <= first.len()
+            && buf.len() - begin + next.len() <= MAX_RUN
+        {
+            buf.extend_from_slice(next);
+            (count, last_len) = (count + 1, next.len());
+            self.queue.pop_front();
+        }
+        let segment_size = (count > 1).then_some(first.len());
+        Some((Transmit { to, size: buf.len() - begin, segment_size }, count as u64))
     }
 
     /// Queues a frame on a route; wraps it for the beacon where needed.
@@ -76,6 +96,20 @@ impl Envelope {
         buf.extend_from_slice(&[0; SEALED_HEADER_LEN]);
         packet(buf);
         session.seal(self.own, buf, frame);
+    }
+
+    /// A datagram with an empty packet in the cipher of February 2026, for a peer that may speak nothing else.
+    fn seal_legacy(&self, session: &mut Session, header: &Header) -> Vec<u8> {
+        let mut datagram = Vec::with_capacity(self.overhead() + HEADER_LEN);
+        if matches!(self.route, Route::Relay(_)) {
+            datagram.extend_from_slice(&relay_header(self.own, self.dest));
+        }
+        let frame = datagram.len();
+        datagram.extend_from_slice(&[0; SEALED_HEADER_LEN + HEADER_LEN]);
+        packet::write_in_place(header, &mut datagram[frame + SEALED_HEADER_LEN..])
+            .expect("an empty packet fits its header");
+        session.seal_as(Profile::Legacy, self.own, &mut datagram, frame);
+        datagram
     }
 }
 
@@ -175,9 +209,8 @@ impl Engine {
         max_segments: usize,
     ) -> Option<Transmit> {
         loop {
-            if let Some((to, datagram)) = self.outbox.queue.pop_front() {
-                buf.extend_from_slice(&datagram);
-                return Some(self.count(Transmit { to, size: datagram.len(), segment_size: None }, 1));
+            if let Some((transmit, datagrams)) = self.outbox.take_run(buf, max_segments) {
+                return Some(self.count(transmit, datagrams));
             }
             let id = self.conns.next_ready()?;
             let sent = self.transmit_conn(now, id, buf, max_segments.max(1));
@@ -231,6 +264,9 @@ impl Engine {
                 packet::write_in_place(&segment.header, &mut buf[packet..])
                     .expect("a planned segment fits the length field");
             });
+            if self.config.legacy_feb && conn.wants_both_forms() && session.is_unproven() {
+                self.outbox.push(route.to(), envelope.seal_legacy(session, &segment.header));
+            }
             conn.commit(now, &self.config, limits.enhanced, &segment);
             count += 1;
             if count == 1 {

@@ -102,6 +102,14 @@ fn a_private_address_is_no_better_than_our_own() {
 }
 
 #[test]
+fn a_fixed_address_is_registered_as_it_is() {
+    let mut rig = Rig::new();
+    rig.actions();
+    rig.machine.fixed_address(rig.now, "10.0.0.7:4000".parse().unwrap());
+    assert_eq!(rig.actions(), [register("10.0.0.7:4000")]);
+}
+
+#[test]
 fn without_a_beacon_the_local_address_is_registered_after_five_seconds() {
     let mut rig = Rig::new();
     let began = rig.now;

@@ -1,8 +1,8 @@
 //! Reliable streams (stream.md): a TCP-like connection in packets of protocol 1.
 //!
-//! Used by the engine only; outside the crate just [`State`] is visible. [`conn`] holds one connection and its states,
-//! built from a sending half ([`send`], which finds losses with [`scoreboard`] and asks [`cc`] how much may be in flight)
-//! and a receiving half ([`recv`]). [`table`] holds all connections. Nothing here knows tunnels, paths or trust.
+//! Used by the engine only; outside the crate just [`State`] is visible. `conn` holds one connection and its states,
+//! built from a sending half (`send`, which finds losses with `scoreboard` and asks `cc` how much may be in flight)
+//! and a receiving half (`recv`). `table` holds all connections. Nothing here knows tunnels, paths or trust.
 
 pub(crate) mod cc;
 pub(crate) mod conn;

@@ -2,7 +2,7 @@
 //!
 //! Called by [`super::conn::Conn`] with offsets. Rules: stream.md sections 3, 4 and 6. In-order data is gathered into large
 //! pieces, one copy per byte; data beyond a hole waits as it came. Bounded: at most twice the buffer's capacity in bytes
-//! and [`MAX_PARKED`] segments beyond holes; what does not fit is dropped and counts as lost on the way.
+//! and a few thousand segments beyond holes; what does not fit is dropped and counts as lost on the way.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,7 +14,9 @@ use crate::time::{Duration, Instant};
 use pilot_wire::sack;
 
 /// Segments that may wait beyond holes.
-const MAX_PARKED: usize = 65_536;
+const MAX_PARKED: usize = 8192;
+/// Segments that may wait unread where their boundaries are kept, so that tiny ones do not cost more than they weigh.
+const MAX_CHUNKS: usize = 1024;
 /// The slot size the window is counted in until a larger segment was seen.
 const MIN_SLOT: usize = 1152;
 /// First and largest size of the pieces in-order data is gathered into.
@@ -145,7 +147,9 @@ impl Receiver {
         self.slot = self.slot.max(payload.len());
         let end = at + payload.len() as u64;
         let room = (2 * self.capacity).saturating_sub(self.unread) as u64;
-        if end <= self.next || end > self.next + room || at > self.next && self.parked.len() >= MAX_PARKED {
+        let crowded = at > self.next && self.parked.len() >= MAX_PARKED
+            || self.keep_boundaries && self.pieces.len() >= MAX_CHUNKS;
+        if end <= self.next || end > self.next + room || crowded {
             // Old, or beyond what may be stored: say where we are.
             self.acknowledge_duplicate();
             return false;

@@ -7,6 +7,9 @@ use crate::time::{Duration, Instant};
 /// An entry unused for this long makes room when the table is full.
 const RECLAIM: Duration = Duration::from_secs(10);
 
+/// A flood of new sources must not buy a walk over a full table each.
+const SWEEP_SPACING: Duration = Duration::from_millis(100);
+
 /// One bucket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket {
@@ -51,11 +54,10 @@ impl<K: Ord + Copy> RateTable<K> {
     /// Whether `source` may do one more thing now.
     pub(crate) fn take(&mut self, now: Instant, source: K) -> bool {
         if !self.buckets.contains_key(&source) && self.buckets.len() >= self.capacity {
-            // A flood of new sources must not buy a walk over the table each.
             if now < self.next_sweep {
                 return false;
             }
-            self.next_sweep = now + Duration::from_millis(100);
+            self.next_sweep = now + SWEEP_SPACING;
             self.buckets.retain(|_, b| now.since(b.at) < RECLAIM);
             if self.buckets.len() >= self.capacity {
                 return false;
@@ -71,11 +73,12 @@ pub(crate) struct Spacing<K> {
     last: BTreeMap<K, Instant>,
     interval: Duration,
     capacity: usize,
+    next_sweep: Instant,
 }
 
 impl<K: Ord + Copy> Spacing<K> {
     pub(crate) fn new(interval: Duration, capacity: usize) -> Self {
-        Self { last: BTreeMap::new(), interval, capacity }
+        Self { last: BTreeMap::new(), interval, capacity, next_sweep: Instant::ZERO }
     }
 
     /// Whether `interval` has passed since `key` last passed; if so it passes now.
@@ -88,6 +91,10 @@ impl<K: Ord + Copy> Spacing<K> {
             return due;
         }
         if self.last.len() >= self.capacity {
+            if now < self.next_sweep {
+                return false;
+            }
+            self.next_sweep = now + SWEEP_SPACING;
             let interval = self.interval;
             self.last.retain(|_, at| now.since(*at) < interval);
             if self.last.len() >= self.capacity {

@@ -140,6 +140,11 @@ impl Session {
         (self.peer_key, Remembered { counter: self.counter, epochs })
     }
 
+    /// Whether no frame has opened yet, so that the peer's profile is not known.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.alive == self.installed
+    }
+
     /// The profile frames are sealed with.
     #[cfg(test)]
     pub(crate) fn profile(&self) -> Profile {

@@ -78,6 +78,12 @@ impl Conn {
         Some(Segment { header: self.header(kind), payload, kind })
     }
 
+    /// Whether a SYN was repeated so often that the peer may be of February 2026 and read only its own cipher (tunnel.md
+    /// section 3, "Interoperating with Feb").
+    pub(crate) fn wants_both_forms(&self) -> bool {
+        matches!(self.phase, Phase::SynSent(opening) if opening.sent >= 3)
+    }
+
     fn next_kind(&mut self) -> Option<Kind> {
         if self.replies.reset {
             return Some(Kind::Reset);

@@ -22,8 +22,6 @@ mod connection;
 mod desk;
 mod listener;
 mod store;
-#[cfg(test)]
-mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 //! that answers at once. Minutes of protocol time take milliseconds and are the same each run.
 #![allow(clippy::unwrap_used)] // a test crate
 
+mod feb;
 mod hostile;
 mod life;
 mod net;

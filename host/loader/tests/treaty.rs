@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use pilot_loader::Code;
+use plugin_abi::Daemon;
 use rack::{Rack, build_with, library, root, target};
 
 /// An edit: file below `plugin-abi/src`, text that is there once, text instead.
@@ -107,6 +108,29 @@ fn a_longer_value_struct_is_refused() {
     let text =
         "incompatible type size, expected 16, found 24 (at create.init.register_webhook_manager.stats)";
     assert!(refusal.reason.contains(text), "{error}");
+}
+
+/// Nothing with Rust's own layout crosses the border: a plugin whose every such layout is shuffled works all the same.
+/// It stands in for a plugin of another compiler version. Part of the long tests (`PILOT_LONG=1`), because everything
+/// below the plugin has to be built again.
+#[test]
+fn a_plugin_with_shuffled_layouts_runs() {
+    if std::env::var_os("PILOT_LONG").is_none() {
+        return;
+    }
+    let hello = root().join("examples/hello-plugin/Cargo.toml");
+    // With a target named, the flags do not reach build scripts and macros.
+    let triple = plugin_abi::header::TARGET;
+    let shuffled = [("RUSTC_BOOTSTRAP", "1"), ("RUSTFLAGS", "-Zrandomize-layout -Zlayout-seed=20260801")];
+    build_with(&hello, &["--target", triple], &shuffled);
+    let library = target().join(triple).join("debug/libhello_plugin.so");
+    let rack = Rack::new().copy(&library, "hello.so");
+    let loaded = rack.load().unwrap();
+    let daemon = rack.daemon("hello");
+    daemon.wait_for_log("hello").unwrap();
+    daemon.publish("node.registered", Some([("ids".to_owned(), vec![1, 2].into())].into_iter().collect()));
+    loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
+    assert_eq!(daemon.wait_for_log("goodbye").unwrap().fields["seen"], 1);
 }
 
 /// A small workspace below the target directory.

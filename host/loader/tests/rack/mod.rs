@@ -39,8 +39,8 @@ pub fn target() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
 }
 
-/// Builds a crate that is not in the workspace, into the workspace's target directory and with its settings, so that
-/// dependencies that are built already are used again. The result is where the libraries are.
+/// Builds a crate that is not in the workspace, into the workspace's target directory, so that dependencies that are built
+/// already are used again. The result is where the libraries are.
 pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> PathBuf {
     // One at a time: cargo would wait for its lock anyway, and say so in the middle of other tests.
     static ONE: Mutex<()> = Mutex::new(());
@@ -51,8 +51,11 @@ pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &st
         .arg("--target-dir")
         .arg(target())
         .args(arguments)
+        // As the workspace has it, or third-party crates would be built once more; plugin-abi is built anew in any case,
+        // and without optimisation that takes half as long.
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
+        .args(["--config", "profile.dev.package.plugin-abi.opt-level = 0"])
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .envs(environment.iter().copied())
         .output()

@@ -24,7 +24,7 @@ where
     addr
 }
 
-async fn read_request(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+async fn read_request(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let len = stream.read_u32().await?;
     let mut body = vec![0; usize::try_from(len).unwrap()];
     stream.read_exact(&mut body).await?;

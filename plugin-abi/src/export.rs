@@ -16,7 +16,7 @@ use abi_stable::std_types::{RErr, ROk};
 ///
 /// The crate needs `crate-type = ["cdylib"]`. Use it once per library.
 ///
-/// ```
+/// ```standalone_crate
 /// use std::{sync::Arc, time::Duration};
 /// use plugin_abi::{Daemon, Plugin, Result};
 ///

@@ -2,7 +2,7 @@
 //!
 //! Plugin authors depend on this crate alone: they implement [`Plugin`] in plain safe Rust and close with one line,
 //! [`export_plugin!`]. The host implements [`Daemon`] and its parts with the same plain traits. What crosses the
-//! `.so` border is generated here and nowhere else.
+//! `.so` border is generated here and nowhere else. Start with the [`manual`].
 //!
 //! This crate knows nothing of the host's rooms, opens no file and no socket.
 
@@ -18,6 +18,7 @@ mod guard;
 pub mod header;
 pub mod host;
 mod log;
+pub mod manual;
 pub mod registry;
 pub mod task;
 #[cfg(any(test, feature = "test-kit"))]

@@ -496,3 +496,6 @@ impl Engine {
         self.picture()
     }
 }
+
+#[cfg(test)]
+mod tests;

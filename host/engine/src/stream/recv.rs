@@ -20,7 +20,7 @@ const MAX_CHUNKS: usize = 1024;
 /// The slot size the window is counted in until a larger segment was seen.
 const MIN_SLOT: usize = 1152;
 /// First and largest size of the pieces in-order data is gathered into.
-const FIRST_PIECE: usize = 4096;
+const FIRST_PIECE: usize = 256;
 const MAX_PIECE: usize = 256 * 1024;
 /// Longest wait before a lone full segment is acknowledged.
 const ACK_DELAY: Duration = Duration::from_millis(5);

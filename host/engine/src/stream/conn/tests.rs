@@ -376,3 +376,9 @@ fn segments_keep_their_order_of_precedence() {
     assert_eq!(b.outcome(), Some(CloseReason::Reset));
     assert!(b.read().is_empty());
 }
+
+#[test]
+fn an_idle_stream_is_small() {
+    // Ten thousand idle streams should not cost more than a few photographs.
+    assert!(size_of::<Conn>() < 1500, "{}", size_of::<Conn>());
+}

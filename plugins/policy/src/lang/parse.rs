@@ -142,26 +142,35 @@ impl Parser {
         if precedence == WHOLE { self.conditional(left) } else { Ok(left) }
     }
 
-    /// `a < b <= c` means `a < b and b <= c`.
+    /// `a < b <= c` means `a < b and b <= c`. What stands in the middle gets a name of its own instead of being repeated,
+    /// since repetitions inside repetitions would grow without bound.
     fn comparison(&mut self, left: Expr, operator: Binary, binds: u8) -> Result<Expr, Refusal> {
-        let mut right = self.expression(binds + 1)?;
-        let mut whole = binary(operator, left, right.clone());
-        while let Some((next, _, _)) = infix(self.kind()).filter(|(next, _, _)| next.is_order()) {
-            self.advance();
-            self.count()?;
-            let middle = right;
-            right = self.expression(binds + 1)?;
-            whole = binary(Binary::And, whole, binary(next, middle, right.clone()));
-        }
-        Ok(whole)
+        let right = self.expression(binds + 1)?;
+        let Some((next, _, _)) = infix(self.kind()).filter(|(next, _, _)| next.is_order()) else {
+            return Ok(binary(operator, left, right));
+        };
+        self.advance();
+        self.count()?;
+        // No name that is written in an expression has a blank in it.
+        let name = format!("middle {}", self.at);
+        let middle = || Expr { at: right.at, node: Node::Name(name.clone()) };
+        let at = left.at;
+        let first = binary(operator, left, middle());
+        let rest = self.comparison(middle(), next, binds)?;
+        let both = binary(Binary::And, first, rest);
+        Ok(Expr { at, node: Node::Let(name, Box::new(right), Box::new(both)) })
     }
 
     /// `c ? a : b`, `c ?: b`, any number of times.
     fn conditional(&mut self, mut condition: Expr) -> Result<Expr, Refusal> {
         while self.accept("?") {
             self.count()?;
-            let then =
-                if self.kind() == &Kind::Sign(":") { condition.clone() } else { self.expression(WHOLE)? };
+            let then = if self.kind() == &Kind::Sign(":") {
+                // The condition again, which is known to be true at this place.
+                Expr { at: condition.at, node: Node::Bool(true) }
+            } else {
+                self.expression(WHOLE)?
+            };
             self.expect(":")?;
             let otherwise = self.expression(WHOLE)?;
             let at = condition.at;
@@ -519,9 +528,9 @@ mod tests {
             ("a not startsWith b and c", "((Not (a startsWith b)) and c)"),
             ("a > b ?? c", "(a > (b ?? c))"),
             ("a ?? b ?? c", "((a ?? b) ?? c)"),
-            ("1 < x <= 5", "((1 < x) and (x <= 5))"),
+            ("1 < x <= 5", "(let middle 4 = x; ((1 < middle 4) and (middle 4 <= 5)))"),
             ("a ? b : c ? d : e", "(a ? b : (c ? d : e))"),
-            ("a ?: b", "(a ? a : b)"),
+            ("a ?: b", "(a ? true : b)"),
             ("if a { b } else if c { d } else { e }", "(a ? b : (c ? d : e))"),
             ("let x = 1; let y = x; y", "(let x = 1; (let y = x; y))"),
             ("(let x = a; x) and b", "((let x = a; x) and b)"),

@@ -61,7 +61,8 @@ fn what_is_true() {
         "{1: 2} == {\"1\": 2}",
         "fromJSON(\"null\")?.x == nil and fromJSON(\"null\")?.[0] == nil",
         "!!true and not not true",
-        "1 < 2 < 3 and not (1 < 3 < 2)",
+        "1 < 2 < 3 and not (1 < 3 < 2) and 1 < port <= 80 < 81 and not (1 < port < 80 < 81)",
+        "(port == 80 ?: false) and (false ?: true)",
         "'it\\'s \\u00e9\\\\n' == `it's é\\n` and \"a`b\" == 'a' + '`' + 'b'",
         "\"a\" + \"b\" == \"ab\" and 1 + 2 == 3 and 1.5 + 1 == 2.5",
         "max(port, 100) == 100 && min([3, 1, 2]) == 1 and mean([1, 3]) == 2.0 and abs(-3) == 3",
@@ -197,6 +198,13 @@ fn nothing_grows_or_runs_without_limit() {
         "len(uniq(1..100000)) > 0",
         "len(groupBy(1..100000, #)) > 0",
         "let r = 1..100000; len(map(r, r)) > 0",
+        &format!("let r = 1..400000; len([{}]) > 0", vec!["r"; 150].join(", ")),
+        &format!("let r = 1..400000; len(concat({})) > 0", vec!["r"; 150].join(", ")),
+        &format!(
+            "let a0 = 1..400000; {}true",
+            (1..150).map(|i| format!("let a{i} = a{}; ", i - 1)).collect::<String>()
+        ),
+        &format!("let r = 1..400000; max({}) > 0", vec!["r"; 150].join(", ")),
         "len(9223372036854775806..9223372036854775807) == 2 and len((-9223372036854775807)..9223372036854775807) > 0",
     ] {
         let start = std::time::Instant::now();
@@ -204,6 +212,45 @@ fn nothing_grows_or_runs_without_limit() {
         assert!(!error.starts_with("compile: "), "{text}: {error}");
         assert!(start.elapsed() < std::time::Duration::from_secs(5), "{text}: {error}");
     }
+}
+
+#[test]
+fn the_largest_expressions_compile_soon_and_run() {
+    let nest = |n: usize, open: &str, inside: &str, close: &str| {
+        format!("{}{inside}{}", open.repeat(n), close.repeat(n))
+    };
+    let texts = [
+        nest(64, "(", "true", ")"),
+        nest(64, "(not ", "true", ")"),
+        nest(64, "(false ?: ", "true", ")"),
+        nest(64, "", "true", " ?: true"),
+        nest(30, "((", "port == 80", ") ?: false)"),
+        nest(60, "(true ? ", "true", " : false)"),
+        nest(60, "if true { ", "true", " } else { false }"),
+        nest(30, "any(peer_tags, {", "true", "})"),
+        nest(30, "any(peer_tags, 1 < len(#) + 1 < 3 and ", "true", ")"),
+        format!("len({}) == 1", nest(60, "[", "1", "]")),
+        format!("len({}) == 1", nest(60, "{\"a\": ", "1", "}")),
+        format!("{} == \"a\"", nest(30, "peer_tags[0 * len(", "\"a\"", ")]")),
+        format!("{} == 3", nest(60, "max(1, ", "3", ")")),
+        format!("{} == 1", nest(30, "len([0 < ", "1", " < 3])")),
+        (0..199).map(|i| format!("let x{i} = {i}; ")).collect::<String>() + "true",
+        format!("{}true", "!".repeat(198)),
+        vec!["port == 80"; 100].join(" and "),
+        format!("{} == 200", vec!["1"; 200].join(" + ")),
+        format!("{} > 0", vec!["1"; 200].join(" ** ")),
+        format!("({}) == 1", vec!["1"; 200].join(" ?? ")),
+        format!("0 < {}", (1..=150).map(|i| i.to_string()).collect::<Vec<_>>().join(" < ")),
+        format!("{}true", "false ? false : ".repeat(190)),
+    ];
+    let start = std::time::Instant::now();
+    for text in texts {
+        let deep = std::thread::Builder::new().stack_size(64 << 20);
+        let shown = text.clone();
+        let result = deep.spawn(move || eval(&text)).unwrap().join().unwrap();
+        assert_eq!(result, Ok(true), "{shown}");
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! Everything the engine might read in two ways is settled here: each operation is in brackets, names bound by `let` are
 //! numbered, text constants are raw, predicates have braces. And what the engine does differently from the Go peer, or
 //! without limit, becomes a call of one of our own functions (`engine`): indexes, slices, ranges, maps, sums of text,
-//! comparison of whole numbers that may be absent; the value of each step of a predicate is metered.
+//! comparison of whole numbers that may be absent; the value of each `let`, of each step of a predicate and of each of
+//! several arguments is metered.
 
 use super::ast::{Binary, Expr, Node, Unary};
 use super::{Kind, Variable};
@@ -70,9 +71,9 @@ impl Writer<'_> {
                 let number = self.next;
                 self.next += 1;
                 // Statements are allowed in blocks only.
-                self.put(&format!("(if true {{ let v{number} = "));
+                self.put(&format!("(if true {{ let v{number} = p_step("));
                 self.expr(value);
-                self.put("; ");
+                self.put("); ");
                 self.bound.push((name.clone(), number));
                 self.expr(rest);
                 self.bound.pop();
@@ -183,12 +184,16 @@ impl Writer<'_> {
         self.put(")");
     }
 
+    /// All items are alive at once before they come together, so each is metered as it comes.
     fn list(&mut self, items: &[Expr]) {
         for (i, item) in items.iter().enumerate() {
             if i > 0 {
                 self.put(", ");
             }
+            let metered = items.len() > 1 && !is_constant(item) && !matches!(item.node, Node::Closure(_));
+            self.put(if metered { "p_step(" } else { "" });
             self.expr(item);
+            self.put(if metered { ")" } else { "" });
         }
     }
 

@@ -79,6 +79,8 @@ enum Role {
     },
     /// A blocking UDP echo.
     Echo,
+    /// A TCP server.
+    Tcp,
 }
 
 #[tokio::main]
@@ -110,6 +112,7 @@ async fn run(suite: Suite) -> anyhow::Result<()> {
             Role::Pilot { registry, beacon, segment } => role::pilot::run(registry, beacon, segment).await,
             Role::Quic { mtu } => role::quic::run(mtu).await,
             Role::Echo => role::echo::run().await,
+            Role::Tcp => role::tcp::run().await,
         },
     }
 }

@@ -55,6 +55,8 @@ pub enum Target {
     },
     /// A UDP echo server.
     Udp(SocketAddr),
+    /// A TCP server.
+    Tcp(SocketAddr),
 }
 
 /// What a child answers. The first line of every child is its own address as a [`Reply::Ready`].

@@ -10,6 +10,10 @@ use crate::meter::Meter;
 use crate::protocol::Request;
 use crate::report::{Better, Metric};
 
+/// From the start to the first look: a heartbeat comes a minute after the start and up to 5 s later, and the minute that is
+/// watched must have its share of them.
+const SETTLE: Duration = Duration::from_secs(8);
+
 /// `idle`: every byte of payload that two hosts with an open tunnel and no stream send or receive for `seconds`, over UDP
 /// and TCP, each byte counted once. IP and transport headers are not in it.
 pub async fn watch(world: &World, seconds: u64) -> Result<Metric> {
@@ -18,6 +22,7 @@ pub async fn watch(world: &World, seconds: u64) -> Result<Metric> {
     let mut pair = World::pilots_at(meter.registry, meter.beacon, None).await?;
     // A tunnel that was used: idle hosts keep it.
     pair.from.took(&Request::Dial { count: 1, parallel: 1 }).await?;
+    tokio::time::sleep(SETTLE).await;
     let before = count(&meter, &mut pair).await?;
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let after = count(&meter, &mut pair).await?;
@@ -40,6 +45,11 @@ pub async fn watch(world: &World, seconds: u64) -> Result<Metric> {
             ("registry_bytes", json!(tcp)),
         ],
     })
+}
+
+fn about(seconds: u64) -> String {
+    let short = if seconds < 60 { " (less than a minute: may lack the heartbeats, one a minute)" } else { "" };
+    format!("all payload of two idle hosts with a tunnel between them, registry and beacon included{short}")
 }
 
 /// UDP and TCP bytes so far: what the nodes sent, what the beacon sent to them, and the registry connections.

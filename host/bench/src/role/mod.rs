@@ -5,6 +5,7 @@ pub mod echo;
 pub mod load;
 pub mod pilot;
 pub mod quic;
+pub mod tcp;
 
 use std::io::Write;
 

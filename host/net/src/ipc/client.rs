@@ -79,6 +79,7 @@ impl ClientError {
 #[derive(Debug)]
 pub struct Client {
     wire: Arc<Wire>,
+    daemon_pid: Option<i32>,
 }
 
 /// What client, streams and the reader task share.
@@ -122,6 +123,7 @@ impl Client {
         };
         let (short, _hold) = short_path(path).map_err(fail)?;
         let stream = UnixStream::connect(&short).await.map_err(fail)?;
+        let daemon_pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let (read, write) = stream.into_split();
         let table = Arc::new(Table::default());
         let waiter = Arc::new(Mutex::new(None));
@@ -134,7 +136,17 @@ impl Client {
         });
         let task = tokio::spawn(read_all(FrameReader::new(read), table, waiter, Arc::downgrade(&wire)));
         *wire.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
-        Ok(Client { wire })
+        Ok(Client { wire, daemon_pid })
+    }
+
+    /// The process that listens on the socket, as far as the system tells.
+    pub fn daemon_pid(&self) -> Option<i32> {
+        self.daemon_pid
+    }
+
+    /// Whether the connection to the daemon has ended.
+    pub fn is_closed(&self) -> bool {
+        self.wire.table.is_over()
     }
 
     /// Sends a request and waits for its reply. Requests of one client wait for each other. For requests without a reply

@@ -259,7 +259,11 @@ impl IpcBackend for HostBackend {
         self.core.stop.cancel();
     }
 
-    fn host_request(&self, _op: &str, _params: Object) -> Later<'_, Option<Result<Value, String>>> {
-        Box::pin(std::future::ready(None))
+    fn host_request(&self, op: &str, _params: Object) -> Later<'_, Option<Result<Value, String>>> {
+        let answer = match op {
+            "paths" => Some(Ok(status::paths(&self.core.config))),
+            _ => None,
+        };
+        Box::pin(std::future::ready(answer))
     }
 }

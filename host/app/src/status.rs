@@ -6,6 +6,7 @@ use pilot_engine::Snapshot;
 use pilot_engine::snapshot::ConnRow;
 use serde_json::{Map, Value, json};
 
+use crate::config::Config;
 use crate::core::Core;
 
 /// What this daemon really does of the newest peers' additions.
@@ -87,6 +88,20 @@ pub async fn info(core: &Core) -> Map<String, Value> {
         "listen": core.node.local_addr().to_string(),
     })));
     out
+}
+
+/// Where this host keeps what local tools read as files: the data exchange plugin's own keys, else the state directory.
+pub fn paths(config: &Config) -> Value {
+    let table = config.plugin_table("dataexchange");
+    let dir = |key: &str, default: &str| {
+        let configured = table.get(key).and_then(Value::as_str).filter(|d| !d.is_empty());
+        configured.map_or_else(|| config.node.state_dir.join(default).display().to_string(), str::to_owned)
+    };
+    json!({
+        "state_dir": config.node.state_dir.display().to_string(),
+        "inbox_dir": dir("inbox_dir", "inbox"),
+        "received_dir": dir("received_dir", "received"),
+    })
 }
 
 fn conn_row(c: &ConnRow) -> Value {

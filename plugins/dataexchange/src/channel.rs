@@ -55,7 +55,7 @@ pub(crate) enum Cut {
 
 /// When a reply has to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Send {
+pub(crate) enum Flush {
     /// Before the call returns.
     Now,
     /// Before the next wait for bytes.
@@ -206,12 +206,12 @@ impl Channel {
     pub fn reply(
         &mut self,
         answered: FrameType,
-        send: Send,
+        flush: Flush,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), PayloadTooLarge>,
     ) -> Result<(), Cut> {
         self.answered = answered;
         encode(&mut self.replies).map_err(|e| Cut::Write { answered, error: Error::other(e.to_string()) })?;
-        if send == Send::Now || self.replies.len() > REPLIES { self.flush() } else { Ok(()) }
+        if flush == Flush::Now || self.replies.len() > REPLIES { self.flush() } else { Ok(()) }
     }
 
     /// Writes the collected replies.

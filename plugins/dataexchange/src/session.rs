@@ -11,7 +11,7 @@ use plugin_abi::{Addr, Connection};
 use serde_json::{Map, Value, json};
 
 use crate::body::Body;
-use crate::channel::{Channel, Cut, Frame, Send};
+use crate::channel::{Channel, Cut, Flush, Frame};
 use crate::inbox::Inbox;
 use crate::received::StoreError;
 use crate::service::Service;
@@ -206,7 +206,7 @@ impl<'a> Session<'a> {
     }
 
     fn reply(&mut self, answered: FrameType, kind: FrameType, payload: &[u8]) -> Result<(), Cut> {
-        self.channel.reply(answered, Send::Now, |out| dataexchange::encode_frame(kind, payload, out))
+        self.channel.reply(answered, Flush::Now, |out| dataexchange::encode_frame(kind, payload, out))
     }
 }
 

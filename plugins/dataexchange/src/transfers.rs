@@ -19,7 +19,7 @@ use pilot_wire::dataexchange::{
     TransferId, WINDOW,
 };
 
-use crate::channel::{Channel, Cut, Send};
+use crate::channel::{Channel, Cut, Flush};
 use crate::disk;
 use crate::partial::{AppendError, Outcome, Partial, Partials};
 use crate::received::Received;
@@ -88,13 +88,13 @@ impl Transfers {
             let text = format!("{ERR_PREFIX}mkdir: {e}");
             let encode =
                 |out: &mut Vec<u8>| dataexchange::encode_frame(FrameType::TEXT, text.as_bytes(), out);
-            channel.reply(FrameType::FILESTREAM, Send::Now, encode)?;
+            channel.reply(FrameType::FILESTREAM, Flush::Now, encode)?;
             return Err(Cut::Refused(text));
         }
         // The same id again replaces the transfer, also when the new one is refused.
         self.open.remove(&id);
         match self.start(id, &body) {
-            Ok(offset) => reply(channel, id, StreamMessage::InitAck { offset }, Send::Now),
+            Ok(offset) => reply(channel, id, StreamMessage::InitAck { offset }, Flush::Now),
             Err(text) => refuse(channel, id, &text),
         }
     }
@@ -137,7 +137,7 @@ impl Transfers {
         match transfer.chunk(channel, offset)? {
             Ok(()) => {
                 let offset = transfer.partial.cursor();
-                reply(channel, id, StreamMessage::Ack { offset }, Send::WithOthers)
+                reply(channel, id, StreamMessage::Ack { offset }, Flush::WithOthers)
             }
             Err(AppendError::TakenOver) => {
                 self.open.remove(&id);
@@ -165,7 +165,7 @@ impl Transfers {
         match outcome {
             Outcome::Stored(path) => {
                 stored(&path, size);
-                reply(channel, id, StreamMessage::Complete { good: true, text: b"" }, Send::Now)
+                reply(channel, id, StreamMessage::Complete { good: true, text: b"" }, Flush::Now)
             }
             Outcome::TakenOver => refuse(channel, id, NO_TRANSFER),
             // The text is part of the protocol; the partial itself is not retained here.
@@ -218,17 +218,17 @@ impl Transfer {
     }
 }
 
-fn reply(channel: &mut Channel, id: TransferId, message: StreamMessage<'_>, send: Send) -> Result<(), Cut> {
-    channel.reply(FrameType::FILESTREAM, send, |out| dataexchange::encode_stream(id, &message, out))
+fn reply(channel: &mut Channel, id: TransferId, message: StreamMessage<'_>, flush: Flush) -> Result<(), Cut> {
+    channel.reply(FrameType::FILESTREAM, flush, |out| dataexchange::encode_stream(id, &message, out))
 }
 
 /// COMPLETE with a failure.
 fn refuse(channel: &mut Channel, id: TransferId, text: &str) -> Result<(), Cut> {
-    reply(channel, id, StreamMessage::Complete { good: false, text: text.as_bytes() }, Send::Now)
+    reply(channel, id, StreamMessage::Complete { good: false, text: text.as_bytes() }, Flush::Now)
 }
 
 fn abort(channel: &mut Channel, id: TransferId) -> Result<(), Cut> {
-    reply(channel, id, StreamMessage::Abort { text: NO_TRANSFER_FOR_CHUNK.as_bytes() }, Send::Now)
+    reply(channel, id, StreamMessage::Abort { text: NO_TRANSFER_FOR_CHUNK.as_bytes() }, Flush::Now)
 }
 
 /// The name a file is stored under, before the stamp. `..` is taken as it is: the stamp makes it a harmless name.

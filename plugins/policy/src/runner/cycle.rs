@@ -99,7 +99,7 @@ impl Runner {
             Ok(directives) => directives,
             Err(error) => return self.report_eval_error(event.as_str(), &error),
         };
-        let peer = context.get("peer_id").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+        let peer = context.get("peer_id").and_then(|id| u32::try_from(number(id)).ok());
         for directive in &directives {
             if self.is_stopped() {
                 return;

@@ -1,5 +1,5 @@
-//! Pilot Host: configuration, assembly, the daemon's face to plugins, the local socket's requests. The two programs,
-//! `pilot-host` and `pilotctl`, are thin; nothing imports this crate but them and its tests.
+//! Pilot Host: configuration, assembly, the daemon's face to plugins, the local socket's requests, the control tool. The
+//! two programs, `pilot-host` and `pilotctl`, are thin; nothing imports this crate but them and its tests.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -7,6 +7,7 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod ctl;
 pub mod embedded;
 pub mod face;
 pub mod ipc;

@@ -1,2 +1,6 @@
-//! Placeholder.
-fn main() {}
+//! The control tool's program; everything is in the library (`pilot_host::ctl`).
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    pilot_host::ctl::main()
+}

@@ -180,6 +180,7 @@ async fn host(session: &Session, op: &str, params: Object) {
     let outcome = match op {
         "plugins" => Ok(json!({ "plugins": backend.plugins() })),
         "ping" => ping(backend, &params).await,
+        "lookup" => lookup(backend, &params).await,
         "stop" => {
             // The answer is queued before anything is torn down; queued frames are flushed at shutdown.
             session
@@ -194,6 +195,14 @@ async fn host(session: &Session, op: &str, params: Object) {
         },
     };
     session.reply(reply(command::HOST, outcome)).await;
+}
+
+/// What the registry knows about a node, for callers without a registry connection of their own.
+async fn lookup(backend: &Arc<dyn IpcBackend>, params: &Object) -> Answer {
+    let node = params.get("node_id").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    let node = node.ok_or("host lookup: node_id required")?;
+    let answer = backend.registry("lookup", Object::from_iter([("node_id".to_owned(), node.into())])).await;
+    answer.map(Value::Object).map_err(|e| format!("host lookup: {e}"))
 }
 
 async fn ping(backend: &Arc<dyn IpcBackend>, params: &Object) -> Answer {

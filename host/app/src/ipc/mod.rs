@@ -24,7 +24,7 @@ mod managed;
 mod names;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trust;
 
 use std::path::Path;

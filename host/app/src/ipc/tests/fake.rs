@@ -17,6 +17,7 @@ use plugin_abi::{
 use serde_json::{Value, json};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, broadcast, mpsc, watch};
 
+use super::peer::{Far, looped};
 use crate::ipc::*;
 
 /// Dialling these ports has a fixed outcome; all others connect.
@@ -165,7 +166,18 @@ pub struct Fake {
     pub hook: Mutex<Option<Arc<dyn WebhookManager>>>,
     pub token: Mutex<String>,
     pub news: watch::Sender<u32>,
+    /// Who answers at which port of the peer; other ports get a plain [`FakeStream`].
+    pub services: Mutex<HashMap<u16, Service>>,
+    /// Laid over the info object.
+    pub more_info: Mutex<Object>,
+    /// The registry's answer to a lookup, by node; others are unknown.
+    pub nodes: Mutex<HashMap<u64, Value>>,
+    /// Answers to host requests.
+    pub paths: Mutex<Value>,
 }
+
+/// Starts a service on the far end of a stream.
+pub type Service = Arc<dyn Fn(Far) + Send + Sync>;
 
 impl Fake {
     pub fn new() -> Arc<Fake> {
@@ -182,6 +194,10 @@ impl Fake {
             hook: Mutex::default(),
             token: Mutex::default(),
             news: watch::channel(0).0,
+            services: Mutex::default(),
+            more_info: Mutex::default(),
+            nodes: Mutex::default(),
+            paths: Mutex::default(),
         })
     }
 
@@ -251,7 +267,14 @@ impl IpcBackend for Fake {
                     let _dropped = HangingDial(self.log.clone());
                     pending().await
                 }
-                _ => Ok(self.stream().0),
+                _ => match self.services.lock().unwrap().get(&port) {
+                    Some(service) => {
+                        let (near, far) = looped(self.next_id.fetch_add(1, Ordering::SeqCst));
+                        service(far);
+                        Ok(near)
+                    }
+                    None => Ok(self.stream().0),
+                },
             }
         })
     }
@@ -300,7 +323,9 @@ impl IpcBackend for Fake {
 
     fn info(&self) -> Later<'_, Object> {
         self.log.add("info");
-        Box::pin(async { json!({ "node_id": SELF, "peers": 0 }).as_object().unwrap().clone() })
+        let mut info = json!({ "node_id": SELF, "peers": 0 }).as_object().unwrap().clone();
+        info.extend(self.more_info.lock().unwrap().clone());
+        Box::pin(async { info })
     }
 
     fn health(&self) -> Later<'_, Object> {
@@ -328,6 +353,11 @@ impl IpcBackend for Fake {
             ("resolve_hostname", Some(name)) => Ok(
                 json!({ "type": "resolve_hostname_ok", "hostname": name, "node_id": 9, "address": "0:0000.0000.0009", "public": true }),
             ),
+            ("lookup", _) => {
+                let node = params["node_id"].as_u64().unwrap();
+                let known = self.nodes.lock().unwrap().get(&node).cloned();
+                known.ok_or_else(|| format!("registry: node {node}: node not found"))
+            }
             _ => Ok(json!({ "type": format!("{op}_ok") })),
         };
         Box::pin(async move { answer.map(|v| v.as_object().unwrap().clone()) })
@@ -367,8 +397,12 @@ impl IpcBackend for Fake {
     }
 
     fn host_request(&self, op: &str, _: Object) -> Later<'_, Option<Result<Value, String>>> {
-        let known = op == "extra";
-        Box::pin(async move { known.then(|| Err("not today".to_owned())) })
+        let answer = match op {
+            "extra" => Some(Err("not today".to_owned())),
+            "paths" => Some(Ok(self.paths.lock().unwrap().clone())),
+            _ => None,
+        };
+        Box::pin(async move { answer })
     }
 }
 

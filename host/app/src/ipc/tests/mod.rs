@@ -1,7 +1,8 @@
 //! The dispatcher behind a real socket, with a daemon made of channels: order of frames, silence where it is due, what
 //! happens when a client leaves, and every family's answers.
 
-mod fake;
+pub(crate) mod fake;
+pub(crate) mod peer;
 mod requests;
 
 use std::sync::Arc;

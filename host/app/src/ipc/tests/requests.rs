@@ -223,6 +223,11 @@ async fn host_requests() {
     let nobody = json!({ "address": "0:0000.0000.0063", "timeout_ms": 1 });
     assert_eq!(c.error(host("ping", nobody)).await, "host ping: no answer in time");
     assert_eq!(c.error(host("ping", json!({}))).await, "host ping: address required");
+    let lookup = |node: u32| host("lookup", json!({ "node_id": node }));
+    house.daemon.nodes.lock().unwrap().insert(9, json!({ "node_id": 9, "public": true }));
+    assert_eq!(c.json(lookup(9)).await["public"], true);
+    assert_eq!(c.error(lookup(10)).await, "host lookup: registry: node 10: node not found");
+    assert_eq!(c.error(host("lookup", json!({}))).await, "host lookup: node_id required");
     assert_eq!(c.error(host("extra", json!({}))).await, "host extra: not today");
     assert_eq!(c.error(host("nonsense", json!({}))).await, "host: unknown op \"nonsense\"");
     let stopping = c.json(host("stop", json!({}))).await;
@@ -300,6 +305,7 @@ async fn fork_requests() {
     house.daemon.news.send_modify(|n| *n += 1);
     c.nothing_more().await;
 
+    house.daemon.nodes.lock().unwrap().insert(9, json!({ "public_key": "a2V5" }));
     let found = raw(&mut c, Request::LookupNode { node: 9 }).await;
     assert_eq!(found[4], command::LOOKUP_NODE_OK);
     let proof = raw(&mut c, Request::SignChallenge { challenge: "abc".into() }).await;

@@ -1,0 +1,169 @@
+//! Every command and flag, defined once: parsing, help and completions follow from here (cli.md section 2). The arguments
+//! of a command stand beside its code in `cmd`.
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use super::cmd::{
+    daemon, events, file, mailbox, message, names, network, policy, probe, raw, setup, sign, status, trust,
+};
+
+/// Drives a Pilot daemon over its local socket.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pilotctl",
+    version = crate::version::VERSION,
+    about,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    infer_long_args = false,
+    after_help = "Peers are named by address (0:0000.0000.0007), node number (7) or host name.\n\
+                  First steps: pilotctl daemon start, pilotctl info, pilotctl handshake <peer>, \
+                  pilotctl send-message <peer> --data hello.\n\
+                  Environment: PILOT_SOCKET, PILOT_HOME, PILOT_REGISTRY, PILOT_ADMIN_TOKEN, PILOT_DAEMON_BIN, NO_COLOR."
+)]
+pub(super) struct Cli {
+    /// One JSON line instead of text, wherever this stands on the line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more on standard error.
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    /// The daemon's socket [env: PILOT_SOCKET] [default: "socket" in config.json, else the daemon's own default].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// Whether there is a command of that name.
+    pub(super) fn knows(name: &str) -> bool {
+        Cli::command().find_subcommand(name).is_some()
+    }
+
+    /// The usage text.
+    pub(super) fn usage() -> String {
+        Cli::command().render_help().to_string()
+    }
+}
+
+/// The commands, in the order of the help text.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Start, stop or look at the daemon
+    #[command(subcommand)]
+    Daemon(daemon::Daemon),
+    /// State of this node
+    Info,
+    /// Counters, answered without waiting
+    Health,
+    /// Plugins of the daemon: state, version, reason of a failure
+    Plugins,
+    /// Tunnels to other nodes
+    Peers(status::Peers),
+    /// Open streams
+    Connections,
+    /// Close a stream by its id
+    Disconnect(status::Disconnect),
+
+    /// Ask a node for trust
+    Handshake(trust::Handshake),
+    /// Requests that wait for your decision
+    Pending,
+    /// Approve a request
+    Approve(trust::Approve),
+    /// Reject a request
+    Reject(trust::Reject),
+    /// Nodes you trust
+    Trust(trust::Trust),
+    /// Take trust back
+    Untrust(trust::Untrust),
+    /// Forget the relay for a peer; the next connection tries the direct path
+    PreferDirect(trust::PreferDirect),
+
+    /// Send a message
+    SendMessage(message::SendMessage),
+    /// Send a file; an interrupted transfer resumes
+    SendFile(file::SendFile),
+    /// Messages that arrived
+    Inbox(mailbox::Inbox),
+    /// Files that arrived
+    Received(mailbox::Received),
+    /// Round trip times through the echo service
+    Ping(probe::Ping),
+    /// Setup and round trip times on one stream
+    Traceroute(probe::Traceroute),
+    /// Throughput through the echo service
+    Bench(probe::Bench),
+    /// Open a stream, send, and print the answer
+    Connect(raw::Connect),
+    /// Send data to a port and print the answer
+    Send(raw::Send),
+    /// Receive messages on a port
+    Recv(raw::Recv),
+    /// Receive datagrams on a port
+    Listen(raw::Listen),
+    /// Send one datagram
+    Dgram(raw::Dgram),
+    /// Follow a topic of a peer's event stream
+    Subscribe(events::Subscribe),
+    /// Publish on a topic of a peer's event stream
+    Publish(events::Publish),
+    /// Send a datagram to all members of a network (needs the admin token)
+    Broadcast(raw::Broadcast),
+
+    /// Find a node by host name
+    Find(names::Find),
+    /// What the registry knows about a node
+    Lookup(names::Lookup),
+    /// Set this node's host name
+    SetHostname(names::SetHostname),
+    /// Remove this node's host name
+    ClearHostname,
+    /// Let strangers look this node up and connect
+    SetPublic,
+    /// Only trusted peers may look this node up and connect
+    SetPrivate,
+    /// Set this node's tags (at most 3)
+    SetTags(names::SetTags),
+    /// Remove this node's tags
+    ClearTags,
+    /// Send the daemon's events to a URL
+    SetWebhook(names::SetWebhook),
+    /// Stop sending events
+    ClearWebhook,
+    /// Make a new key pair
+    RotateKey,
+    /// Leave the registry
+    Deregister,
+
+    /// Networks: list, join, leave, members, invitations
+    #[command(subcommand)]
+    Network(network::Network),
+    /// A network's policy
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// State of a network's policy engine
+    #[command(subcommand)]
+    Managed(policy::Managed),
+    /// Tags of a network's members
+    #[command(subcommand)]
+    MemberTags(policy::MemberTags),
+    /// Sign a request in this node's name
+    SignRequest(sign::SignRequest),
+    /// Check a request another node signed
+    VerifyRequest(sign::VerifyRequest),
+
+    /// Write a first config.json
+    Init(setup::Init),
+    /// Show or change config.json
+    Config(setup::Config),
+    /// All commands and error codes as JSON, for agents
+    Context(setup::Context),
+    /// Print a shell completion script
+    Completions(setup::Completions),
+    /// Print the version
+    Version,
+}

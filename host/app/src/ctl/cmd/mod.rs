@@ -1,0 +1,82 @@
+//! The commands, one file for each subject: its arguments and what it does.
+
+pub(super) mod daemon;
+pub(super) mod events;
+pub(super) mod file;
+pub(super) mod mailbox;
+pub(super) mod message;
+pub(super) mod names;
+pub(super) mod network;
+pub(super) mod policy;
+pub(super) mod probe;
+pub(super) mod raw;
+pub(super) mod setup;
+pub(super) mod sign;
+pub(super) mod status;
+pub(super) mod trust;
+
+use super::cli::Command;
+use super::context::Context;
+use super::fail::Failure;
+use super::out::Report;
+
+/// How a command ends.
+pub(super) type Outcome = Result<Report, Failure>;
+
+/// Carries a command out.
+pub(super) async fn run(ctx: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Daemon(c) => daemon::run(ctx, c).await,
+        Command::Info => status::info(ctx).await,
+        Command::Health => status::health(ctx).await,
+        Command::Plugins => status::plugins(ctx).await,
+        Command::Peers(c) => status::peers(ctx, c).await,
+        Command::Connections => status::connections(ctx).await,
+        Command::Disconnect(c) => status::disconnect(ctx, c).await,
+        Command::Handshake(c) => trust::handshake(ctx, c).await,
+        Command::Pending => trust::pending(ctx).await,
+        Command::Approve(c) => trust::approve(ctx, c).await,
+        Command::Reject(c) => trust::reject(ctx, c).await,
+        Command::Trust(c) => trust::trust(ctx, c).await,
+        Command::Untrust(c) => trust::untrust(ctx, c).await,
+        Command::PreferDirect(c) => trust::prefer_direct(ctx, c).await,
+        Command::SendMessage(c) => message::run(ctx, c).await,
+        Command::SendFile(c) => file::run(ctx, c).await,
+        Command::Inbox(c) => mailbox::inbox(ctx, c).await,
+        Command::Received(c) => mailbox::received(ctx, c).await,
+        Command::Ping(c) => probe::ping(ctx, c).await,
+        Command::Traceroute(c) => probe::traceroute(ctx, c).await,
+        Command::Bench(c) => probe::bench(ctx, c).await,
+        Command::Connect(c) => raw::connect(ctx, c).await,
+        Command::Send(c) => raw::send(ctx, c).await,
+        Command::Recv(c) => raw::recv(ctx, c).await,
+        Command::Listen(c) => raw::listen(ctx, c).await,
+        Command::Dgram(c) => raw::dgram(ctx, c).await,
+        Command::Subscribe(c) => events::subscribe(ctx, c).await,
+        Command::Publish(c) => events::publish(ctx, c).await,
+        Command::Broadcast(c) => raw::broadcast(ctx, c).await,
+        Command::Find(c) => names::find(ctx, c).await,
+        Command::Lookup(c) => names::lookup(ctx, c).await,
+        Command::SetHostname(c) => names::set_hostname(ctx, c.hostname).await,
+        Command::ClearHostname => names::set_hostname(ctx, String::new()).await,
+        Command::SetPublic => names::set_visibility(ctx, true).await,
+        Command::SetPrivate => names::set_visibility(ctx, false).await,
+        Command::SetTags(c) => names::set_tags(ctx, c.tags).await,
+        Command::ClearTags => names::set_tags(ctx, Vec::new()).await,
+        Command::SetWebhook(c) => names::set_webhook(ctx, c.url).await,
+        Command::ClearWebhook => names::set_webhook(ctx, String::new()).await,
+        Command::RotateKey => names::rotate_key(ctx).await,
+        Command::Deregister => names::deregister(ctx).await,
+        Command::Network(c) => network::run(ctx, c).await,
+        Command::Policy(c) => policy::policy(ctx, c).await,
+        Command::Managed(c) => policy::managed(ctx, c).await,
+        Command::MemberTags(c) => policy::member_tags(ctx, c).await,
+        Command::SignRequest(c) => sign::sign(ctx, c).await,
+        Command::VerifyRequest(c) => sign::verify(ctx, c).await,
+        Command::Init(c) => setup::init(ctx, c),
+        Command::Config(c) => setup::config(ctx, c),
+        Command::Context(c) => setup::context(c),
+        Command::Completions(c) => Ok(setup::completions(&c)),
+        Command::Version => Ok(setup::version()),
+    }
+}

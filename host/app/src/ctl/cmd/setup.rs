@@ -1,0 +1,172 @@
+//! The tool itself: `init`, `config`, `context`, `completions`, `version`. Nothing here talks to a daemon.
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+use pilot_net::ipc::default_socket_path;
+use serde_json::{Map, Value, json};
+
+use super::Outcome;
+use crate::ctl::cli::Cli;
+use crate::ctl::context::Context as Ctx;
+use crate::ctl::fail::Failure;
+use crate::ctl::out::Report;
+use crate::version;
+
+/// `init`
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Registry to register with.
+    #[arg(long, value_name = "HOST:PORT")]
+    registry: Option<String>,
+    /// Beacon to use.
+    #[arg(long, value_name = "HOST:PORT")]
+    beacon: Option<String>,
+    /// Name to register.
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+}
+
+/// `config`
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    /// Change one key.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Option<String>,
+}
+
+/// `context`
+#[derive(Debug, Args)]
+pub(crate) struct Context {
+    /// Only this command.
+    command: Option<String>,
+}
+
+/// `completions`
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// For which shell.
+    shell: Shell,
+}
+
+pub(crate) fn init(ctx: &Ctx, args: Init) -> Outcome {
+    let mut changes = Vec::new();
+    for (key, value) in [("registry", &args.registry), ("beacon", &args.beacon), ("hostname", &args.hostname)]
+    {
+        if let Some(value) = value {
+            changes.push((key, Value::from(value.as_str())));
+        }
+    }
+    let socket = ctx.socket.display().to_string();
+    changes.push(("socket", socket.as_str().into()));
+    ctx.save_config(&changes)?;
+    let value =
+        |given: &Option<String>, key: &str| given.clone().unwrap_or_else(|| ctx.configured(key).to_owned());
+    let data = json!({
+        "config_path": ctx.config_path().display().to_string(),
+        "registry": value(&args.registry, "registry"),
+        "beacon": value(&args.beacon, "beacon"),
+        "hostname": value(&args.hostname, "hostname"),
+        "socket": socket,
+    });
+    Ok(Report::new(data, format!("wrote {}", ctx.config_path().display())))
+}
+
+pub(crate) fn config(ctx: &Ctx, args: Config) -> Outcome {
+    if let Some(setting) = args.set {
+        let (key, value) = setting
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| Failure::invalid(format!("config: {setting:?} is not of the form key=value")))?;
+        ctx.save_config(&[(key, value.into())])?;
+        return Ok(Report::new(json!({ "key": key, "value": value }), format!("{key} = {value}")));
+    }
+    let mut data = ctx.config.clone();
+    let path = |p: std::path::PathBuf| Value::from(p.display().to_string());
+    data.insert("config_path".to_owned(), path(ctx.config_path()));
+    data.insert("pid_file".to_owned(), path(ctx.home.join("pilot.pid")));
+    data.insert("log_file".to_owned(), path(ctx.home.join("pilot.log")));
+    data.insert("socket".to_owned(), path(ctx.socket.clone()));
+    data.entry("registry")
+        .or_insert_with(|| ctx.setting("PILOT_REGISTRY", "registry").unwrap_or_default().into());
+    // Secrets are for the daemon, not for a screen.
+    if let Some(token) = data.get_mut("admin_token").filter(|t| t.as_str().is_some_and(|t| !t.is_empty())) {
+        *token = "(set)".into();
+    }
+    Ok(Report::plain(Value::Object(data)))
+}
+
+/// The catalogue for agents: made from the definitions that the parser uses, so that it cannot disagree with them.
+pub(crate) fn context(args: Context) -> Outcome {
+    let root = Cli::command();
+    if let Some(name) = args.command {
+        let found = root.find_subcommand(&name).ok_or_else(|| {
+            Failure::not_found(format!("no command {name:?}"))
+                .hint("run 'pilotctl context' for the full command list")
+        })?;
+        let mut commands = Map::new();
+        describe(&mut commands, "", found);
+        return Ok(Report::plain(json!({ "commands": commands })));
+    }
+    let mut commands = Map::new();
+    for command in root.get_subcommands().filter(|c| !c.is_hide_set()) {
+        describe(&mut commands, "", command);
+    }
+    let codes = json!({
+        "invalid_argument": "bad input or usage; do not retry unchanged",
+        "not_found": "no such host name, node, file, message or command",
+        "already_exists": "the daemon already runs",
+        "not_running": "the daemon cannot be reached: pilotctl daemon start",
+        "connection_failed": "a dial, the registry or a daemon request failed; may be retried",
+        "timeout": "no answer in time; may be retried",
+        "trust_required": "the peer is private and does not trust this node: pilotctl handshake",
+        "auth_required": "an admin token is needed: PILOT_ADMIN_TOKEN",
+        "permission_denied": "the daemon belongs to another user",
+        "unavailable": "this daemon does not offer it",
+        "internal": "the local system, or the receiver's, failed",
+    });
+    let data = json!({
+        "version": "1.4",
+        "tool": format!("pilotctl {}", version::VERSION),
+        "commands": commands,
+        "error_codes": codes,
+        "global_flags": {
+            "--json": "one JSON line: {\"data\":...,\"status\":\"ok\"} on stdout, or an error object on stderr with exit code 1",
+            "--socket": "the daemon's socket",
+            "--verbose": "more on standard error",
+        },
+        "environment": ["PILOT_SOCKET", "PILOT_HOME", "PILOT_REGISTRY", "PILOT_ADMIN_TOKEN", "PILOT_DAEMON_BIN", "NO_COLOR"],
+        "config_file": "~/.pilot/config.json",
+        "default_socket": default_socket_path().display().to_string(),
+    });
+    Ok(Report::plain(data))
+}
+
+fn describe(commands: &mut Map<String, Value>, prefix: &str, command: &clap::Command) {
+    let name = format!("{prefix}{}", command.get_name());
+    if command.has_subcommands() && command.is_subcommand_required_set() {
+        for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+            describe(commands, &format!("{name} "), sub);
+        }
+        return;
+    }
+    let shown =
+        command.get_arguments().filter(|a| !a.is_hide_set() && !a.is_global_set() && a.get_id() != "help");
+    let args: Vec<Value> = shown
+        .map(|a| {
+            let name = a.get_long().map_or_else(|| format!("<{}>", a.get_id()), |long| format!("--{long}"));
+            json!({ "name": name, "required": a.is_required_set(), "help": a.get_help().map(ToString::to_string) })
+        })
+        .collect();
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    commands.insert(name, json!({ "description": about, "args": args }));
+}
+
+pub(crate) fn completions(args: &Completions) -> Report {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "pilotctl", &mut script);
+    Report::text(String::from_utf8_lossy(&script))
+}
+
+pub(crate) fn version() -> Report {
+    Report::text(format!("pilotctl {}", version::VERSION))
+}

@@ -1,0 +1,199 @@
+//! Looking at the daemon: info, health, plugins, peers, connections.
+
+use clap::Args;
+use pilot_wire::ipc::Request;
+use serde_json::{Value, json};
+
+use super::Outcome;
+use crate::ctl::context::Context;
+use crate::ctl::fail::{Failure, code};
+use crate::ctl::out::{Cell, Out, Report, row};
+use crate::ctl::values::{bytes, list, number, text, uptime};
+
+/// `peers`
+#[derive(Debug, Args)]
+pub(crate) struct Peers {
+    /// Only peers whose node number or endpoint contains this.
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// Show at most this many in text mode.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    limit: usize,
+    /// Show all in text mode.
+    #[arg(long)]
+    all: bool,
+}
+
+/// `disconnect`
+#[derive(Debug, Args)]
+pub(crate) struct Disconnect {
+    /// Connection id (see `pilotctl connections`).
+    id: u32,
+}
+
+pub(crate) async fn info(ctx: &Context) -> Outcome {
+    let info = ctx.connect().await?.json(&Request::Info).await?;
+    let text = info_text(&ctx.out, &info);
+    Ok(Report::new(info, text))
+}
+
+fn info_text(out: &Out, i: &Value) -> String {
+    let count = |key: &str| number(i, key).to_string();
+    let traffic = |bytes_key: &str, packets: &str| {
+        format!("{} in {} packets", bytes(number(i, bytes_key)), number(i, packets))
+    };
+    let networks: Vec<String> = list(i, "networks")
+        .iter()
+        .filter(|n| number(n, "network_id") != 0)
+        .map(|n| format!("{} ({})", number(n, "network_id"), text(n, "address")))
+        .collect();
+    let registered = match i.get("registered") {
+        Some(Value::Bool(false)) => out.yellow("not yet"),
+        Some(_) => text(i, "registry").to_owned(),
+        None => String::new(),
+    };
+    let visibility = match i.get("public") {
+        Some(Value::Bool(true)) => "public".to_owned(),
+        Some(Value::Bool(false)) => "private".to_owned(),
+        _ => String::new(),
+    };
+    let peers = format!(
+        "{} ({} encrypted, {} authenticated)",
+        number(i, "peers"),
+        number(i, "encrypted_peers"),
+        number(i, "authenticated_peers")
+    );
+    out.facts(&[
+        ("Node", out.bold(&count("node_id"))),
+        ("Address", text(i, "address").to_owned()),
+        ("Hostname", text(i, "hostname").to_owned()),
+        ("Visibility", visibility),
+        ("Public key", text(i, "public_key").to_owned()),
+        ("Version", text(i, "version").to_owned()),
+        ("Uptime", uptime(i["uptime_secs"].as_f64().unwrap_or(0.0))),
+        ("Registry", registered),
+        ("Endpoint", text(i, "endpoint").to_owned()),
+        ("Networks", networks.join(", ")),
+        ("Peers", peers),
+        ("Connections", count("connections")),
+        ("Ports", count("ports")),
+        ("Sent", traffic("bytes_sent", "pkts_sent")),
+        ("Received", traffic("bytes_recv", "pkts_recv")),
+        (
+            "Waiting",
+            match number(i, "handshake_pending_count") {
+                0 => String::new(),
+                n => out.yellow(&format!("{n} trust request(s), see: pilotctl pending")),
+            },
+        ),
+    ])
+}
+
+pub(crate) async fn health(ctx: &Context) -> Outcome {
+    let h = ctx.connect().await?.json(&Request::Health).await?;
+    let out = &ctx.out;
+    let status = match text(&h, "status") {
+        "ok" => out.green("ok"),
+        other => out.red(other),
+    };
+    let text = out.facts(&[
+        ("Status", status),
+        ("Uptime", uptime(number(&h, "uptime_seconds") as f64)),
+        ("Peers", number(&h, "peers").to_string()),
+        ("Connections", number(&h, "connections").to_string()),
+        ("Sent", bytes(number(&h, "bytes_sent"))),
+        ("Received", bytes(number(&h, "bytes_recv"))),
+    ]);
+    Ok(Report::new(h, text))
+}
+
+pub(crate) async fn plugins(ctx: &Context) -> Outcome {
+    let client = ctx.connect().await?;
+    let Some(answer) = ctx.host(&client, "plugins", json!({})).await? else {
+        return Err(Failure::new(code::UNAVAILABLE, "this daemon has no loadable plugins"));
+    };
+    let out = &ctx.out;
+    let rows = list(&answer, "plugins").iter().map(|p| {
+        let state = match text(p, "state") {
+            s @ ("running" | "started") => Cell::good(s),
+            s => Cell::bad(s),
+        };
+        row![
+            text(p, "name").to_owned(),
+            text(p, "version").to_owned(),
+            state,
+            number(p, "faults").to_string(),
+            text(p, "reason").to_owned(),
+        ]
+    });
+    let head = ["NAME", "VERSION", "STATE", "FAULTS", "REASON"];
+    let text = match rows.len() {
+        0 => "no plugins are loaded".to_owned(),
+        _ => out.table(&head, &["FAULTS"], rows.collect()),
+    };
+    Ok(Report::new(answer, text))
+}
+
+pub(crate) async fn peers(ctx: &Context, args: Peers) -> Outcome {
+    let info = ctx.connect().await?.json(&Request::Info).await?;
+    let wanted = |p: &&Value| match &args.search {
+        Some(s) => number(p, "node_id").to_string().contains(s) || text(p, "endpoint").contains(s),
+        None => true,
+    };
+    let peers: Vec<Value> = list(&info, "peer_list").iter().filter(wanted).cloned().collect();
+    let out = &ctx.out;
+    let shown = if args.all { peers.len() } else { args.limit.min(peers.len()) };
+    let rows = peers[..shown].iter().map(|p| {
+        row![
+            number(p, "node_id").to_string(),
+            match text(p, "endpoint") {
+                "" => "-".to_owned(),
+                endpoint => endpoint.to_owned(),
+            },
+            if p["relay"] == Value::Bool(true) { "relay".to_owned() } else { "direct".to_owned() },
+            Cell::yes_no(p["encrypted"] == Value::Bool(true)),
+            Cell::yes_no(p["authenticated"] == Value::Bool(true)),
+        ]
+    });
+    let mut text = match peers.len() {
+        0 => "no peers".to_owned(),
+        _ => out.table(
+            &["NODE ID", "ENDPOINT", "PATH", "ENCRYPTED", "AUTHENTICATED"],
+            &["NODE ID"],
+            rows.collect(),
+        ),
+    };
+    if shown < peers.len() {
+        text += &format!("\n{}", out.dim(&format!("{} more: --all", peers.len() - shown)));
+    }
+    let total = peers.len();
+    Ok(Report::new(json!({ "peers": peers, "total": total }), text))
+}
+
+pub(crate) async fn connections(ctx: &Context) -> Outcome {
+    let info = ctx.connect().await?.json(&Request::Info).await?;
+    let connections = list(&info, "conn_list");
+    let rows = connections.iter().map(|c| {
+        row![
+            number(c, "id").to_string(),
+            number(c, "local_port").to_string(),
+            format!("{}:{}", text(c, "remote_addr"), number(c, "remote_port")),
+            text(c, "state").to_owned(),
+            bytes(number(c, "bytes_sent")),
+            bytes(number(c, "bytes_recv")),
+            format!("{} ms", number(c, "srtt_ms")),
+            number(c, "retransmits").to_string(),
+        ]
+    });
+    let head = ["ID", "PORT", "REMOTE", "STATE", "SENT", "RECEIVED", "RTT", "RESENT"];
+    let text = match connections.len() {
+        0 => "no connections".to_owned(),
+        _ => ctx.out.table(&head, &["ID", "PORT", "SENT", "RECEIVED", "RTT", "RESENT"], rows.collect()),
+    };
+    Ok(Report::new(json!({ "connections": connections, "total": connections.len() }), text))
+}
+
+pub(crate) async fn disconnect(ctx: &Context, args: Disconnect) -> Outcome {
+    ctx.connect().await?.disconnect(args.id).await?;
+    Ok(Report::new(json!({ "conn_id": args.id }), format!("connection {} is closed", args.id)))
+}

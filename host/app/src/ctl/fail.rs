@@ -1,0 +1,72 @@
+//! How a command fails: a code for scripts, a sentence for people, a hint what to do (cli.md section 1, "Error codes").
+
+use pilot_net::ipc::ClientError;
+
+/// The error codes that scripts know.
+pub(super) mod code {
+    pub const INVALID_ARGUMENT: &str = "invalid_argument";
+    pub const NOT_FOUND: &str = "not_found";
+    pub const ALREADY_EXISTS: &str = "already_exists";
+    pub const NOT_RUNNING: &str = "not_running";
+    pub const CONNECTION_FAILED: &str = "connection_failed";
+    pub const TIMEOUT: &str = "timeout";
+    pub const INTERNAL: &str = "internal";
+    pub const TRUST_REQUIRED: &str = "trust_required";
+    pub const AUTH_REQUIRED: &str = "auth_required";
+    pub const PERMISSION_DENIED: &str = "permission_denied";
+    pub const UNAVAILABLE: &str = "unavailable";
+}
+
+/// A failed command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// One of [`code`].
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Failure {
+        Failure { code, message: message.into(), hint: None }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Failure {
+        Failure::new(code::INVALID_ARGUMENT, message)
+    }
+
+    pub(super) fn internal(message: impl Into<String>) -> Failure {
+        Failure::new(code::INTERNAL, message)
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Failure {
+        Failure::new(code::NOT_FOUND, message)
+    }
+
+    pub(super) fn connection(message: impl Into<String>) -> Failure {
+        Failure::new(code::CONNECTION_FAILED, message)
+    }
+
+    pub(super) fn timeout(message: impl Into<String>) -> Failure {
+        Failure::new(code::TIMEOUT, message)
+    }
+}
+
+/// A request that failed, without more to say about it.
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        match &error {
+            ClientError::Timeout(_) => Failure::timeout(error.to_string()),
+            ClientError::Closed => Failure::connection("the daemon closed the connection")
+                .hint("see whether it still runs: pilotctl daemon status"),
+            _ => Failure::connection(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `pilotctl`: the tool that people, scripts and agents drive a daemon with (fact sheet cli.md).
+//!
+//! A command is parsed (`cli`), carried out over the daemon's socket (`cmd`), and ends as a [`Report`] or a [`Failure`];
+//! only [`main`] prints those and chooses the exit code. Works against the Go daemon too, except for the few commands that
+//! need a host of ours.
+
+mod argv;
+mod cli;
+mod cmd;
+mod context;
+mod dx;
+mod fail;
+mod filestream;
+mod out;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod trust_gate;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use self::argv::Argv;
+use self::cli::Cli;
+use self::context::Context;
+use self::fail::Failure;
+use self::out::{Out, Report};
+
+/// Exit code for a missing or unknown command (cli.md section 1).
+const EXIT_USAGE: u8 = 2;
+
+/// Runs the tool with the process's arguments.
+pub fn main() -> ExitCode {
+    run(std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect(), &Out::terminal())
+}
+
+fn run(args: Vec<String>, out: &Out) -> ExitCode {
+    let argv = Argv::new(args);
+    let out = out.with_json(argv.json);
+    let cli =
+        match Cli::try_parse_from(std::iter::once("pilotctl".to_owned()).chain(argv.args.iter().cloned())) {
+            Ok(cli) => cli,
+            Err(error) => return usage(&argv, &error, &out),
+        };
+    let outcome = Context::new(&cli, out.clone()).and_then(|context| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
+        let outcome = runtime.block_on(cmd::run(&context, cli.command));
+        // A read from a terminal that nobody finishes must not keep the program alive.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(report) => finish(&out, &report),
+        Err(failure) => {
+            out.failure(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn finish(out: &Out, report: &Report) -> ExitCode {
+    out.report(report);
+    ExitCode::from(report.exit)
+}
+
+/// What clap could not parse, in the tool's own conventions.
+fn usage(argv: &Argv, error: &clap::Error, out: &Out) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayVersion => {
+            out.print(&error.to_string());
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelp if argv.command().is_some() => {
+            out.complain(&error.to_string());
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        | ErrorKind::MissingSubcommand
+            if argv.command().is_none() || error.kind() == ErrorKind::DisplayHelp =>
+        {
+            out.complain(&error.to_string());
+            ExitCode::from(EXIT_USAGE)
+        }
+        ErrorKind::InvalidSubcommand if argv.command().is_some_and(|c| !Cli::knows(c)) => {
+            let command = argv.command().unwrap_or_default();
+            if out.json() {
+                let hint = "run 'pilotctl context' for the full command list";
+                out.failure(&Failure::invalid(format!("unknown command: {command}")).hint(hint));
+                return ExitCode::FAILURE;
+            }
+            out.complain(&format!("unknown command: {command}\n\n{}", Cli::usage()));
+            ExitCode::from(EXIT_USAGE)
+        }
+        _ => {
+            let text = error.to_string();
+            // The message, without clap's own prefix, usage and tips.
+            let message = text.lines().take_while(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+            let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
+            let command = argv.command().map(|c| format!(" {c}")).unwrap_or_default();
+            out.failure(
+                &Failure::invalid(message).hint(format!("run 'pilotctl{command} --help' for its arguments")),
+            );
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -94,8 +94,8 @@ pub async fn info(core: &Core) -> Map<String, Value> {
 pub fn paths(config: &Config) -> Value {
     let table = config.plugin_table("dataexchange");
     let dir = |key: &str, default: &str| {
-        let configured = table.get(key).and_then(Value::as_str).filter(|d| !d.is_empty());
-        configured.map_or_else(|| config.node.state_dir.join(default).display().to_string(), str::to_owned)
+        let name = table.get(key).and_then(Value::as_str).unwrap_or(default);
+        config.node.state_dir.join(name).display().to_string()
     };
     json!({
         "state_dir": config.node.state_dir.display().to_string(),

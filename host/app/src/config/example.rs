@@ -76,13 +76,12 @@ pub fn example_toml() -> &'static str {
 #secret = ""
 
 [plugin.dataexchange]
-# Directories for messages and files. Default: inbox and received in node.state_dir.
-#inbox_dir = ""
-#received_dir = ""
+# Directories for messages and files; relative ones are below node.state_dir.
+#inbox_dir = "inbox"
+#received_dir = "received"
 
 [plugin.policy]
-# A policy document (JSON file) that gates this host from the start, and the network it speaks for.
-#document = ""
-#network = 0
+# A policy document (JSON file, relative ones are below node.state_dir) that gates this host from the start, and the
+# network it speaks for (0, the backbone, unless given): document = "policy.json", network = 0
 "#
 }

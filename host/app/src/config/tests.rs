@@ -21,7 +21,7 @@ fn example_is_valid_with_and_without_its_comment_signs() {
     assert_eq!(opened.node.listen, plain.node.listen);
     assert_eq!(opened.plugins, plain.plugins);
     assert_eq!(opened.rendezvous, plain.rendezvous);
-    assert_eq!(opened.plugin["policy"]["network"], 0);
+    assert_eq!(opened.plugin["dataexchange"]["inbox_dir"], "inbox");
 }
 
 #[test]

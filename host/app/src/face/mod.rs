@@ -78,7 +78,7 @@ impl Daemon for PluginDaemon {
             .wait(async move { tokio::time::timeout(timeout, core.dial(to, port)).await })
             .ok_or_else(stopped)?;
         match dialled {
-            Ok(Ok(stream)) => Ok(parts::connection(&self.core, stream)),
+            Ok(Ok(stream)) => Ok(parts::connection(stream)),
             Ok(Err(e)) => Err(parts::dial_error(e)),
             Err(_) => Err(Error::new(ErrorKind::TimedOut, "dial timeout")),
         }
@@ -94,7 +94,7 @@ impl Daemon for PluginDaemon {
                 async move { core.dial(to_wire_addr(addr), port).await }
             });
             match AbortOnDrop(task).await {
-                Ok(Ok(stream)) => Ok(parts::connection(&core, stream)),
+                Ok(Ok(stream)) => Ok(parts::connection(stream)),
                 Ok(Err(e)) => Err(parts::dial_error(e)),
                 Err(_) => Err(stopped()),
             }

@@ -42,17 +42,13 @@ pub(super) fn dial_error(e: DialError) -> Error {
     Error::new(kind, text)
 }
 
-pub(super) fn connection(core: &Arc<Core>, stream: Stream) -> Arc<dyn Connection> {
-    Arc::new(HostConnection { core: core.clone(), stream })
+pub(super) fn connection(stream: Stream) -> Arc<dyn Connection> {
+    Arc::new(HostConnection { stream })
 }
 
 struct HostConnection {
-    core: Arc<Core>,
     stream: Stream,
 }
-
-/// The dialler's side of a data exchange: closing it is worth an event (plugin-contract.md section 2).
-const DATA_EXCHANGE: u16 = 1001;
 
 impl Connection for HostConnection {
     fn id(&self) -> u32 {
@@ -89,15 +85,7 @@ impl Connection for HostConnection {
     }
 
     fn close(&self) {
-        let info = self.stream.info();
         self.stream.close();
-        if info.remote_port == DATA_EXCHANGE {
-            let mut payload = Map::new();
-            payload.insert("remote_addr".into(), info.remote.to_string().into());
-            payload.insert("remote_port".into(), info.remote_port.into());
-            payload.insert("conn_id".into(), self.stream.id().into());
-            self.core.bus().publish("file.delivered", Some(payload));
-        }
     }
 }
 
@@ -119,7 +107,7 @@ impl PortAllocator for Ports {
             .wait(async move { node.bind(port).await })
             .ok_or_else(|| Error::new(ErrorKind::Closed, "the host is shut down"))?
             .map_err(|e| Error::new(ErrorKind::AlreadyExists, e.to_string()))?;
-        let listener = Arc::new(HostListener { core: self.core.clone(), listener: Arc::new(listener) });
+        let listener = Arc::new(HostListener { listener: Arc::new(listener) });
         self.core.plugin_ports.note(port, Arc::downgrade(&listener.listener));
         Ok(listener)
     }
@@ -130,7 +118,6 @@ impl PortAllocator for Ports {
 }
 
 struct HostListener {
-    core: Arc<Core>,
     listener: Arc<Listener>,
 }
 
@@ -140,7 +127,7 @@ impl plugin_abi::Listener for HostListener {
     }
 
     fn accept(&self) -> Option<Arc<dyn Connection>> {
-        self.listener.accept_blocking().map(|stream| connection(&self.core, stream))
+        self.listener.accept_blocking().map(connection)
     }
 
     fn close(&self) {

@@ -82,6 +82,23 @@ impl Engine {
         }
     }
 
+    /// Asks the registry for a peer's present address although one is in use: nothing there answers, so the peer may have
+    /// started anew elsewhere. At most once in [`RESOLVE_AGAIN`] by the path's own bookkeeping.
+    pub(super) fn resolve_anew(&mut self, now: Instant, node: u32) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.path.doubt();
+        if peer.path.should_resolve(now, RESOLVE_AGAIN)
+            && !self.questions.ask(now, Query::Resolve { node }, Purpose::Resolve { node })
+        {
+            peer.path.resolve_failed(now);
+        }
+    }
+
+    /// Tells a peer that has moved our key, straight at its new address; the answer proves both ways.
+    pub(super) fn greet(&mut self, node: u32, at: SocketAddr) {
+        self.push_exchange(Route::Direct(at), node, Trailer::REQUEST, true);
+    }
+
     /// Sends our key exchange once more: PILA, from the second time on followed by PILK, which peers answer even when they
     /// still have a session with us.
     pub(super) fn send_exchange(&mut self, now: Instant, node: u32) {
@@ -339,7 +356,11 @@ impl Engine {
         peer.heard = now;
         peer.abilities = Abilities::Unknown { asked: 0, next: Some(now) };
         match via {
-            Via::Direct(from) => peer.path.heard_direct(now, from),
+            Via::Direct(from) => {
+                peer.path.heard_direct(now, from);
+                // A new key straight from there: whatever made us use the relay was about the peer's former life.
+                peer.path.leave_relay();
+            }
             Via::Relay => peer.path.installed_relayed(),
         }
         peer.rekeyed = rekeyed;

@@ -77,6 +77,8 @@ pub(crate) struct Path {
     direct_heard: Instant,
     direct_frames: u32,
     errors: u32,
+    /// Nothing answers at `direct`; the registry's next word counts more than it.
+    doubted: bool,
 }
 
 impl Path {
@@ -91,7 +93,18 @@ impl Path {
             direct_heard: now,
             direct_frames: 0,
             errors: 0,
+            doubted: false,
         }
+    }
+
+    /// Nothing answers at the address in use.
+    pub(crate) fn doubt(&mut self) {
+        self.doubted = true;
+    }
+
+    /// Whether the address in use is to be kept against the registry's word: frames come from there.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.direct.is_some() && !self.is_relayed() && !self.doubted
     }
 
     /// Where a frame goes now; `None` while no way is known.
@@ -140,6 +153,7 @@ impl Path {
     /// The registry's answer. Gives whether a punch request is worth while.
     pub(crate) fn resolved(&mut self, now: Instant, resolution: &Resolution, own_lan: &[IpAddr]) -> bool {
         self.resolve = Resolve::Known { at: now, relay_only: resolution.relay_only };
+        self.doubted = false;
         if resolution.relay_only {
             self.relay = Relay::On { pinned: true };
             return false;
@@ -174,6 +188,7 @@ impl Path {
         }
         (self.direct_since, self.direct_heard) = (now, now);
         (self.unanswered, self.errors) = (0, 0);
+        self.doubted = false;
         if self.relay == (Relay::On { pinned: false }) {
             self.direct_frames += 1;
             if self.direct_frames >= DIRECT_FRAMES_TO_RETURN {

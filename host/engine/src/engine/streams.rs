@@ -235,7 +235,10 @@ impl Engine {
             self.timers.rearm(now, Timer::Conn(id), &mut conn.timer, deadline);
         }
         match wish {
-            Some(Wish::TryRelay) => self.try_relay(node),
+            Some(Wish::TryRelay) => {
+                self.try_relay(node);
+                self.resolve_anew(now, node);
+            }
             Some(Wish::DialFailed) => {
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.path.leave_relay();

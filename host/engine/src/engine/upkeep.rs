@@ -179,14 +179,21 @@ impl Engine {
     /// The registry said where a peer is.
     pub(super) fn on_resolved(&mut self, now: Instant, node: u32, resolution: &Resolution) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let keep = peer.session.is_some() && peer.path.direct().is_some() && !peer.path.is_relayed();
+        let keep = peer.session.is_some() && peer.path.is_proven();
         let resolution = if keep {
             // A session's own frames know better where the peer is than the registry.
             &Resolution { real_addr: peer.path.direct(), lan_addrs: Vec::new(), ..*resolution }
         } else {
             resolution
         };
+        let (before, unheard) = (peer.path.direct(), peer.session.is_some() && !keep);
         let punch = peer.path.resolved(now, resolution, &self.me.lan);
+        let moved = peer.path.direct().filter(|to| unheard && before != Some(*to));
+        if let Some(to) = moved
+            && !self.config.relay_only
+        {
+            self.greet(node, to);
+        }
         if punch && !keep && !self.config.relay_only {
             self.request_punch(node);
         }

@@ -132,6 +132,28 @@ fn a_restarted_acceptor_is_reached_again() {
 }
 
 #[test]
+fn a_peer_that_started_anew_elsewhere_is_found_by_the_next_dial() {
+    for beacon in [false, true] {
+        let mut net = match beacon {
+            false => Net::pair(6, Link::default(), &open()),
+            true => with_beacon(&open()),
+        };
+        net.connect(0, 1);
+        net.pass(secs(5));
+        net.restart(1);
+        net.hosts[1].addr = "198.51.100.2:5999".parse().unwrap();
+        let _ = net.hosts[1].engine.bind(crate::net::PORT);
+        net.hosts[0].connected.clear();
+        let started = net.now;
+        let (a, b) = net.connect(0, 1);
+        assert!(net.now.since(started) < secs(5), "beacon {beacon}: {:?}", net.now.since(started));
+        net.hosts[0].send(a, pattern(3000, 2), true);
+        net.run(secs(5), |n| n.hosts[1].stream(b).finished);
+        assert_eq!(net.hosts[1].stream(b).data.len(), 3000);
+    }
+}
+
+#[test]
 fn streams_of_a_peers_former_life_end() {
     let mut net = Net::pair(6, Link::default(), &open());
     let (a, _) = net.connect(0, 1);

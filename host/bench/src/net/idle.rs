@@ -48,7 +48,8 @@ pub async fn watch(world: &World, seconds: u64) -> Result<Metric> {
 }
 
 fn about(seconds: u64) -> String {
-    let short = if seconds < 60 { " (less than a minute: may lack the heartbeats, one a minute)" } else { "" };
+    let short =
+        if seconds < 60 { " (less than a minute: may lack the heartbeats, one a minute)" } else { "" };
     format!("all payload of two idle hosts with a tunnel between them, registry and beacon included{short}")
 }
 

@@ -32,8 +32,7 @@ pub async fn watch(world: &World, seconds: u64) -> Result<Metric> {
     let rate = (udp + tcp) as f64 / seconds as f64;
     Ok(Metric {
         name: "idle",
-        about: "all payload of two idle hosts with a tunnel between them, registry and beacon included"
-            .into(),
+        about: about(seconds),
         unit: "B/s",
         value: rate,
         baseline: None,

@@ -1,5 +1,5 @@
 //! Answers the engine's questions off its path: where a node is, which key it has, who may come in (stream.md section 7).
-//! One task takes questions; each is answered on a task of its own, at most [`IN_FLIGHT`] at once.
+//! One task takes questions; each is answered on a task of its own, a bounded number at once.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

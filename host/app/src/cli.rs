@@ -130,7 +130,7 @@ impl RunArgs {
 /// Flags of `pilot-host rendezvous`.
 #[derive(Debug, Args, Default)]
 pub struct RendezvousArgs {
-    /// Configuration file; its [rendezvous] table is used.
+    /// Configuration file; its `rendezvous` table is used.
     #[arg(long, env = "PILOT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// TCP address of the registry.

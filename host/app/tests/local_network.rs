@@ -1,5 +1,7 @@
 //! The main job with real processes: a rendezvous, two hosts with four plugins each, trust, a message, a file.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 mod support;
 
 use std::process::Command;

@@ -1,6 +1,8 @@
 //! What a host does when its surroundings are not as they should be: plugins added, removed, broken or hanging; a bad
 //! configuration; a taken socket.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 mod support;
 
 use std::process::Command;

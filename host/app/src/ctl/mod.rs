@@ -1,7 +1,7 @@
 //! `pilotctl`: the tool that people, scripts and agents drive a daemon with (fact sheet cli.md).
 //!
-//! A command is parsed (`cli`), carried out over the daemon's socket (`cmd`), and ends as a [`Report`] or a [`Failure`];
-//! only [`main`] prints those and chooses the exit code. Works against the Go daemon too, except for the few commands that
+//! A command is parsed (`cli`), carried out over the daemon's socket (`cmd`), and ends as a report or a failure;
+//! only `main` prints those and chooses the exit code. Works against the Go daemon too, except for the few commands that
 //! need a host of ours.
 
 mod argv;
@@ -101,9 +101,17 @@ fn usage(argv: &Argv, error: &clap::Error, out: &Out) -> ExitCode {
         _ => {
             let text = error.to_string();
             // The message, without clap's own prefix, usage and tips.
-            let message = text.lines().take_while(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
-            let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
             let command = argv.command().map(|c| format!(" {c}")).unwrap_or_default();
+            let message = match error.kind() {
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+                    format!("pilotctl{command} needs a subcommand")
+                }
+                _ => {
+                    let lines = text.lines().take_while(|l| !l.is_empty()).map(str::trim);
+                    let message = lines.collect::<Vec<_>>().join(" ");
+                    message.strip_prefix("error: ").unwrap_or(&message).to_owned()
+                }
+            };
             out.failure(
                 &Failure::invalid(message).hint(format!("run 'pilotctl{command} --help' for its arguments")),
             );

@@ -22,6 +22,16 @@ pub(super) fn go_duration(d: Duration) -> String {
     GoDuration::from(d).to_string()
 }
 
+/// Milliseconds for JSON, to the microsecond.
+pub(super) fn ms(d: Duration) -> f64 {
+    rounded(d.as_secs_f64() * 1e3)
+}
+
+/// A measured value without digits that mean nothing.
+pub(super) fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
 /// A byte count for people.
 pub(super) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

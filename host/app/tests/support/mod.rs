@@ -1,6 +1,7 @@
 //! Real processes for tests: a rendezvous and hosts on loopback, each in a directory of its own, driven by `pilotctl`.
 //! Waits for log lines and conditions, never for a time to pass; everything dies with its handle.
 #![allow(dead_code)] // each test file uses its own part
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // this is test code; a failure shows its place and the log
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -323,10 +323,16 @@ fn alive(pid: Pid) -> bool {
 // ---- stop
 
 async fn stop(ctx: &Context) -> Outcome {
-    let pid_file = ctx.home.join("pilot.pid");
+    let mut pid_file = ctx.home.join("pilot.pid");
     let (pid, asked) = match Client::connect(&ctx.socket).await {
         Ok(client) => {
             let behind = client.daemon_pid().and_then(Pid::from_raw);
+            // A daemon with a state directory of its own has its pid file there.
+            if let Ok(Some(paths)) = ctx.host(&client, "paths", json!({})).await
+                && let Some(dir) = paths["state_dir"].as_str()
+            {
+                pid_file = Path::new(dir).join("pilot.pid");
+            }
             let answer = ctx.host(&client, "stop", json!({})).await;
             (behind, matches!(answer, Ok(Some(_))))
         }

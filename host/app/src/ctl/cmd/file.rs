@@ -18,7 +18,7 @@ use crate::ctl::fail::Failure;
 use crate::ctl::filestream::{self, Source, TransferError};
 use crate::ctl::out::Report;
 use crate::ctl::trust_gate;
-use crate::ctl::values::{bytes, duration};
+use crate::ctl::values::{bytes, duration, rounded};
 
 /// `send-file`
 #[derive(Debug, Args)]
@@ -93,8 +93,8 @@ pub(crate) async fn run(ctx: &Context, args: SendFile) -> Outcome {
         "bytes": source.size,
         "destination": target.addr.to_string(),
         "ack": delivery.ack,
-        "elapsed_ms": elapsed * 1e3,
-        "throughput_mbps": rate,
+        "elapsed_ms": rounded(elapsed * 1e3),
+        "throughput_mbps": rounded(rate),
         "sha256": sha256,
         "resumed_bytes": delivery.resumed,
         "method": delivery.method,

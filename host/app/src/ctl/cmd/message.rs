@@ -17,7 +17,7 @@ use crate::ctl::dx::{DataExchange, NoReply};
 use crate::ctl::fail::{Failure, code};
 use crate::ctl::out::Report;
 use crate::ctl::trust_gate;
-use crate::ctl::values::{duration, go_duration};
+use crate::ctl::values::{duration, go_duration, ms};
 
 /// How often the inbox is looked at while a reply is awaited.
 const INBOX_LOOK: Duration = Duration::from_millis(100);
@@ -187,7 +187,7 @@ async fn exchange(peer: &mut DataExchange, args: &SendMessage, data: &[u8]) -> R
             return Ok(json!({ "ack_error": error.to_string() }));
         }
     };
-    let rtt_ms = start.elapsed().as_secs_f64() * 1e3;
+    let rtt_ms = ms(start.elapsed());
     let mut result = json!({ "ack": String::from_utf8_lossy(&reply.payload), "rtt_ms": rtt_ms });
     if args.trace
         && reply.kind == FrameType::JSON

@@ -17,7 +17,7 @@ use crate::ctl::dx::unreachable_peer;
 use crate::ctl::fail::Failure;
 use crate::ctl::out::Report;
 use crate::ctl::trust_gate;
-use crate::ctl::values::{duration, go_duration};
+use crate::ctl::values::{duration, go_duration, ms, rounded};
 
 /// Bytes of one write of `bench`.
 const BENCH_WRITE: usize = 4096;
@@ -59,10 +59,6 @@ pub(crate) struct Bench {
     /// Limit for the whole.
     #[arg(long, default_value = "120s", value_name = "DURATION", value_parser = duration)]
     timeout: Duration,
-}
-
-fn ms(d: Duration) -> f64 {
-    (d.as_secs_f64() * 1e6).round() / 1e3
 }
 
 async fn prepare(ctx: &Context, peer: &str) -> Result<(Client, Target), Failure> {
@@ -229,7 +225,7 @@ pub(crate) async fn bench(ctx: &Context, args: Bench) -> Outcome {
     })?;
     let (send_time, all_time) = (sent?, start.elapsed());
     stream.close().await?;
-    let rate = |bytes: u64, time: Duration| bytes as f64 / MIB / time.as_secs_f64().max(1e-9);
+    let rate = |bytes: u64, time: Duration| rounded(bytes as f64 / MIB / time.as_secs_f64().max(1e-9));
     let data = json!({
         "target": target.name,
         "sent_bytes": total,

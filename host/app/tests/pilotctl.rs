@@ -1,6 +1,7 @@
 //! What scripts rely on in `pilotctl`: exit codes, which stream says what, and the daemon as a process.
 
 mod support;
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use std::path::Path;
 use std::process::{Command, Output};

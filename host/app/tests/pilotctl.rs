@@ -1,7 +1,7 @@
 //! What scripts rely on in `pilotctl`: exit codes, which stream says what, and the daemon as a process.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod support;
-#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -106,9 +106,14 @@ fn the_daemon_as_a_process() {
         args.extend(extra);
         ctl(dir.path(), &args)
     };
-    let refused = start(&["--listen=nonsense"]);
-    assert_eq!(refused.status.code(), Some(1));
-
+    // Whatever fails below, no daemon stays behind.
+    struct StopAtEnd<'a>(&'a Path);
+    impl Drop for StopAtEnd<'_> {
+        fn drop(&mut self) {
+            ctl(self.0, &["daemon", "stop"]);
+        }
+    }
+    let _stop = StopAtEnd(dir.path());
     let started = start(&["--hostname", "solo"]);
     assert!(started.status.success(), "{}", text(&started.stderr));
     let data: Value = serde_json::from_slice(&started.stdout).unwrap();

@@ -134,7 +134,10 @@ async fn load_plugins(core: &Arc<Core>) -> anyhow::Result<Loaded> {
             }
             Ok(loaded)
         }
-        Err(e) => anyhow::bail!("plugin startup: {e}"),
+        Err(e) => anyhow::bail!(
+            "plugin startup: {e}\n  the plugins directory is {} (--plugins, PILOT_PLUGINS_DIR or [plugins] dir)",
+            settings.dir.display()
+        ),
     }
 }
 

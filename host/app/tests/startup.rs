@@ -34,7 +34,7 @@ fn a_file_that_is_no_plugin_is_named_with_reason_and_remedy() {
     let mut process = Process::spawn("host", &mut command);
     assert_eq!(process.wait_exit().code(), Some(1));
     let line = process.wait_line("broken.so");
-    assert!(line.contains("not an ELF") || line.contains("not a shared library"), "{line}");
+    assert!(line.contains("expected an ELF shared library"), "{line}");
     assert!(line.contains("remove") || line.contains("rebuild"), "no remedy in {line}");
     let started = process.lines_with("msg=\"plugin started\"").len();
     assert_eq!(process.lines_with("msg=\"plugin stopped\"").len(), started);
@@ -50,6 +50,49 @@ fn a_missing_plugins_directory_is_an_error_with_a_remedy() {
     assert_eq!(process.wait_exit().code(), Some(1));
     let line = process.wait_line("nowhere");
     assert!(line.contains("--plugins"), "no remedy in {line}");
+}
+
+#[test]
+fn a_plugin_that_hangs_in_shutdown_costs_its_own_deadline_only() {
+    let dir = temp_dir();
+    let rendezvous = Rendezvous::start();
+    let plugins = dir.path().join("plugins");
+    stage(&plugins, &["handshake", "webhook"]);
+    stage_faulty(&plugins, "shutdown_hangs");
+    let config = dir.path().join("pilot.toml");
+    std::fs::write(&config, "[plugins]\nshutdown_timeout = \"1s\"\n").unwrap();
+    let mut host =
+        Host::start_with(dir.path(), "host", &rendezvous, &plugins, &["--config", config.to_str().unwrap()]);
+    host.process.signal("-TERM");
+    let asked = std::time::Instant::now();
+    assert_eq!(host.process.wait_exit().code(), Some(0));
+    assert!(asked.elapsed() < std::time::Duration::from_secs(10), "took {:?}", asked.elapsed());
+    assert_eq!(host.plugin_lines("plugin stopped"), ["webhook", "shutdown-hangs", "handshake"]);
+    assert!(host.process.wait_line("deadline exceeded").contains("shutdown-hangs"));
+    assert!(!host.socket().exists());
+}
+
+#[test]
+fn a_plugin_that_fails_to_start_takes_down_what_had_started_in_reverse() {
+    for (example, reason) in [("init_fails", "init"), ("init_panics", "panicked")] {
+        let dir = temp_dir();
+        let rendezvous = Rendezvous::start();
+        let plugins = dir.path().join("plugins");
+        stage(&plugins, &PLUGINS);
+        stage_faulty(&plugins, example);
+        let mut command = Host::command(dir.path(), "host", &rendezvous, &plugins);
+        let mut process = Process::spawn("host", &mut command);
+        assert_eq!(process.wait_exit().code(), Some(1));
+        let line = process.wait_line("plugins not loaded");
+        assert!(line.contains(&format!("{example}.so")) && line.contains(reason), "{line}");
+        let down: Vec<_> = line.match_indices("was shut down again").collect();
+        assert_eq!(down.len(), 2, "dataexchange and handshake had started: {line}");
+        assert!(
+            line.find("\\\"handshake\\\" was shut") < line.find("\\\"dataexchange\\\" was shut"),
+            "{line}"
+        );
+        assert!(!dir.path().join("host.sock").exists());
+    }
 }
 
 #[test]

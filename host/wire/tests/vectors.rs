@@ -12,6 +12,8 @@ mod dataexchange;
 mod packet;
 #[path = "by_area/registry.rs"]
 mod registry;
+#[path = "by_area/secure.rs"]
+mod secure;
 #[path = "by_area/tunnel.rs"]
 mod tunnel;
 #[path = "by_area/zap.rs"]
@@ -21,14 +23,16 @@ use pilot_vectors::Entry;
 
 #[test]
 fn vectors() {
+    let mut replay = pilot_wire::secure::ReplayStore::new();
     pilot_vectors::run(
         "pilot-wire",
-        &["packet", "beacon", "registry", "dataexchange", "blueprint", "zap"],
+        &["packet", "beacon", "registry", "dataexchange", "blueprint", "zap", "secure"],
         |area, entry| match area {
             "packet" => packet::check(entry),
             "beacon" => beacon::check(entry),
             "blueprint" => blueprint::check(entry),
             "zap" => zap::check(entry),
+            "secure" => secure::check(entry, &mut replay),
             "dataexchange" => dataexchange::check(entry),
             _ => registry::check(entry),
         },

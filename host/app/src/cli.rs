@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Overrides;
+use crate::plugin_cmd::PluginCommand;
 
 /// The daemon of the Pilot overlay network. Its services are plugins.
 #[derive(Debug, Parser)]
@@ -33,6 +34,9 @@ pub enum Command {
     /// Look at configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// For authors and operators of plugins: make, look at, check and sign them.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Print shell completions.
     Completions {
         /// For which shell.

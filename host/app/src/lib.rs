@@ -13,6 +13,7 @@ pub mod face;
 pub mod ipc;
 pub mod logging;
 pub mod membership;
+pub mod plugin_cmd;
 pub mod run;
 pub mod services;
 pub mod status;

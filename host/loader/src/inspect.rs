@@ -2,7 +2,7 @@
 //! the file runs here. Also what `plugin inspect` commands show.
 
 use object::elf::{ET_DYN, FileHeader64};
-use object::read::elf::{FileHeader, SectionHeader};
+use object::read::elf::{FileHeader, SectionHeader, Sym};
 use object::{Endianness, elf};
 use plugin_abi::header::{Header, HeaderError, SECTION};
 use sha2::{Digest, Sha256};
@@ -17,6 +17,56 @@ pub struct Inspection {
     pub header: Header,
     /// SHA-256 of the whole file, lower-case hex.
     pub sha256: String,
+}
+
+/// What the ELF tables of a library say, beyond its header; for people who look at a file before they trust it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// Symbols that others may link to. A plugin needs two: `PILOT_PLUGIN_HEADER` and `PILOT_PLUGIN_ROOT`.
+    pub exports: Vec<String>,
+    /// Libraries that the system's loader will look for.
+    pub needs: Vec<String>,
+    /// Functions that run as soon as the library is opened: `.init_array` entries plus `.init`. A Rust library has one
+    /// or two of the compiler's own.
+    pub initialisers: usize,
+    /// Whether debugging information is in the file.
+    pub debug_info: bool,
+}
+
+/// Reads the dynamic tables of `file`.
+///
+/// # Errors
+/// [`Code::NotElf`] when they are damaged.
+pub fn tables(file: &PluginFile) -> Result<Tables, Refusal> {
+    let data = file.bytes.as_slice();
+    let damaged = |e: object::Error| not_elf(file, format!("is a damaged ELF file: {e}"));
+    let head = FileHeader64::<Endianness>::parse(data).map_err(damaged)?;
+    let endian = head.endian().map_err(damaged)?;
+    let sections = head.sections(endian, data).map_err(damaged)?;
+    let mut found = Tables::default();
+    let symbols = sections.symbols(endian, data, elf::SHT_DYNSYM).map_err(damaged)?;
+    for symbol in symbols.iter() {
+        if symbol.is_undefined(endian) || symbol.st_bind() == elf::STB_LOCAL || symbol.st_name(endian) == 0 {
+            continue;
+        }
+        let name = symbols.symbol_name(endian, symbol).map_err(damaged)?;
+        found.exports.push(String::from_utf8_lossy(name).into_owned());
+    }
+    found.exports.sort_unstable();
+    let dynamic = sections.dynamic_table(endian, data).map_err(damaged)?;
+    for entry in dynamic.iter().filter(|d| d.tag == elf::DT_NEEDED) {
+        let name = dynamic.string(entry).map_err(damaged)?;
+        found.needs.push(String::from_utf8_lossy(name).into_owned());
+    }
+    for section in sections.iter() {
+        match sections.section_name(endian, section).map_err(damaged)? {
+            b".init_array" => found.initialisers += usize::try_from(section.sh_size(endian) / 8).unwrap_or(0),
+            b".init" => found.initialisers += 1,
+            b".debug_info" => found.debug_info = true,
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// Judges `file`.

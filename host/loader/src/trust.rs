@@ -115,29 +115,63 @@ impl TrustPolicy {
     /// The first known key with a good signature. A known key with a wrong one is an error; unknown keys say nothing.
     fn signer(&self, file: &PluginFile, inspection: &Inspection) -> Result<Option<String>, Refusal> {
         let Some(text) = &file.signature else { return Ok(None) };
-        let refuse = |reason: String| {
-            Refusal::new(
-                Code::BadSignature,
-                &file.path,
-                reason,
-                "get the file and its signature again from its author",
-            )
-            .of(&inspection.header.name)
-        };
-        let text = std::str::from_utf8(text).map_err(|_| refuse("its signature file is not text".into()))?;
+        let lines = parse_signatures(text).map_err(|why| bad_signature(file, inspection, why))?;
         let message = message(inspection, &file.bytes);
         let mut signer = None;
-        for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
-            let (key, signature) = parse_line(line)
-                .ok_or_else(|| refuse(format!("its signature file has a bad line: {line:.80}")))?;
+        for (key, signature) in lines {
             let Some(known) = self.keys.iter().find(|k| k.as_bytes() == &key) else { continue };
-            if known.verify_strict(&message, &Signature::from_bytes(&signature)).is_err() {
-                return Err(refuse(format!("the signature by key {} is wrong", hex::encode(key))));
+            if known.verify_strict(&message, &signature).is_err() {
+                let why = format!("the signature by key {} is wrong", hex::encode(key));
+                return Err(bad_signature(file, inspection, why));
             }
             signer.get_or_insert_with(|| hex::encode(key));
         }
         Ok(signer)
     }
+}
+
+fn bad_signature(file: &PluginFile, inspection: &Inspection, reason: String) -> Refusal {
+    let remedy = "get the file and its signature again from its author";
+    Refusal::new(Code::BadSignature, &file.path, reason, remedy).of(&inspection.header.name)
+}
+
+/// One line of a signature file, judged by the key that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignatureLine {
+    /// The key that the line names, hex. Whether anybody trusts it is another question.
+    pub key: String,
+    /// Whether that key made this signature for this file.
+    pub good: bool,
+}
+
+/// Judges every line of `<file>.sig` by itself, for the commands that show signatures; [`TrustPolicy`] decides about
+/// loading. No signature file is an empty list.
+///
+/// # Errors
+/// [`Code::BadSignature`] when the signature file cannot be read as one.
+pub fn signatures(file: &PluginFile, inspection: &Inspection) -> Result<Vec<SignatureLine>, Refusal> {
+    let Some(text) = &file.signature else { return Ok(Vec::new()) };
+    let lines = parse_signatures(text).map_err(|why| bad_signature(file, inspection, why))?;
+    let message = message(inspection, &file.bytes);
+    let judged = lines.into_iter().map(|(key, signature)| {
+        let known = VerifyingKey::from_bytes(&key).ok().filter(|k| !k.is_weak());
+        let good = known.is_some_and(|k| k.verify_strict(&message, &signature).is_ok());
+        SignatureLine { key: hex::encode(key), good }
+    });
+    Ok(judged.collect())
+}
+
+/// The public key of a seed, hex: what the configuration of a host names.
+pub fn public_key(seed: &[u8; 32]) -> String {
+    hex::encode(SigningKey::from_bytes(seed).verifying_key().as_bytes())
+}
+
+fn parse_signatures(text: &[u8]) -> Result<Vec<([u8; 32], Signature)>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "its signature file is not text")?;
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    lines
+        .map(|line| parse_line(line).ok_or_else(|| format!("its signature file has a bad line: {line:.80}")))
+        .collect()
 }
 
 /// What vouches for a file.
@@ -181,10 +215,10 @@ fn message(inspection: &Inspection, bytes: &[u8]) -> Vec<u8> {
     message
 }
 
-fn parse_line(line: &str) -> Option<([u8; 32], [u8; 64])> {
+fn parse_line(line: &str) -> Option<([u8; 32], Signature)> {
     let mut words = line.split_whitespace();
-    let parsed = (words.next()?, parse_hex(words.next()?)?, parse_hex(words.next()?)?);
-    (parsed.0 == "ed25519" && words.next().is_none()).then_some((parsed.1, parsed.2))
+    let parsed = (words.next()?, parse_hex(words.next()?)?, parse_hex::<64>(words.next()?)?);
+    (parsed.0 == "ed25519" && words.next().is_none()).then(|| (parsed.1, Signature::from_bytes(&parsed.2)))
 }
 
 fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
@@ -202,7 +236,7 @@ mod tests {
     const SEED: [u8; 32] = [7; 32];
 
     fn key(seed: [u8; 32]) -> String {
-        hex::encode(SigningKey::from_bytes(&seed).verifying_key().as_bytes())
+        public_key(&seed)
     }
 
     fn sample(signature: Option<&str>) -> (PluginFile, Inspection) {
@@ -266,6 +300,19 @@ mod tests {
         assert!(!signed(|f, _| f.bytes[0] ^= 1));
         assert!(!signed(|_, i| i.header.name.push('x')));
         assert!(!signed(|_, i| i.header.target.push('x')));
+    }
+
+    #[test]
+    fn each_line_of_a_signature_file_is_judged_by_its_own_key() {
+        let (file, inspection) = sample(None);
+        let (ours, theirs) = (sign(&file, &inspection, &SEED), sign(&file, &inspection, &[8; 32]));
+        let swapped = theirs.replace(&key([8; 32]), &key([9; 32]));
+        let (file, inspection) = sample(Some(&format!("{ours}\n{swapped}\n")));
+        let lines = signatures(&file, &inspection).unwrap();
+        let expected = [(SEED, true), ([9; 32], false)].map(|(s, good)| SignatureLine { key: key(s), good });
+        assert_eq!(lines, expected);
+        assert_eq!(signatures(&sample(None).0, &inspection), Ok(Vec::new()));
+        assert_eq!(signatures(&sample(Some("x")).0, &inspection).unwrap_err().code, Code::BadSignature);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use pilot_host::cli::{Cli, Command, ConfigCommand, RendezvousArgs, RunArgs};
 use pilot_host::config::{Config, ConfigError, EXIT_CONFIG, Overrides, example_toml};
-use pilot_host::{logging, run, version};
+use pilot_host::{logging, plugin_cmd, run, version};
 
 fn main() -> ExitCode {
     match Cli::parse().command {
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
                 Err(e) => config_error(&e),
             }
         }
+        Command::Plugin(command) => plugin_cmd::run(&command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "pilot-host", &mut std::io::stdout());
             ExitCode::SUCCESS

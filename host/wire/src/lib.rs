@@ -2,7 +2,7 @@
 //! registry messages, blueprints, and the frames of the services both a plugin and the command line speak.
 //!
 //! Called by every other room. This crate is pure: it opens nothing, reads no clock and no randomness, holds no keys and
-//! (outside the module `secure`, which has to be asked for) does no cryptography. Decoders take a byte slice that arrived from anywhere and either give a typed value or say which
+//! (outside the modules `secure` and `zwing`, which have to be asked for) does no cryptography. Decoders take a byte slice that arrived from anywhere and either give a typed value or say which
 //! field was wrong; they never panic and never allocate by a length that has not been compared with what is there.
 //! Encoders append to the caller's buffer, or fill fixed arrays where a header is put in front of bytes that are already
 //! in place.
@@ -15,7 +15,7 @@
 //! between a daemon and the rendezvous | [`beacon`] over UDP, [`registry`] over TCP, [`blueprint`] inside it
 //! between a daemon and local programs | [`ipc`]
 //! between the services of two nodes | [`dataexchange`], [`eventstream`], `secure` (with the feature of that name)
-//! between the network runner and its clients | [`zap`]
+//! between the network runner and its clients | [`zap`] over `zwing` (with the feature of that name)
 //! in texts that the Go peer compares or prints | [`gojson`], [`goquote`], [`goduration`]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -41,5 +41,7 @@ pub mod sack;
 pub mod secure;
 pub mod tunnel;
 pub mod zap;
+#[cfg(feature = "zwing")]
+pub mod zwing;
 
 pub use split::Split;

@@ -1,6 +1,6 @@
 //! The network runner's control protocol: ZAP frames, primitives and messages (zap.md sections 1 to 4).
 //!
-//! Called by both ends of the control connection. The secure channel underneath (Z-Wing) is not here: these frames are a
+//! Called by both ends of the control connection. The secure channel underneath is `zwing`: these frames are a
 //! byte stream inside it, and a frame may be spread over several of its records. What each call does is the runner's
 //! business; how calls, answers and streams are matched up is the connection's.
 

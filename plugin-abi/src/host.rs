@@ -50,7 +50,11 @@ pub struct Supervisor {
     daemon: Mutex<Option<Weak<dyn Daemon>>>,
     failure: OnceLock<String>,
     ledger: Mutex<Ledger>,
+    observer: Option<Observer>,
 }
+
+/// Called with each fault, on the thread that noticed it and outside of every lock.
+type Observer = Box<dyn Fn(&Fault) + Send + Sync>;
 
 #[derive(Default)]
 struct Ledger {
@@ -61,11 +65,22 @@ struct Ledger {
 impl Supervisor {
     /// For one instance of plugin `name`.
     pub fn new(name: impl Into<String>) -> Arc<Self> {
+        Self::make(name.into(), None)
+    }
+
+    /// As [`new`](Self::new); `observer` is called with each fault, on the thread that noticed it, so it must not wait
+    /// for the plugin.
+    pub fn observed(name: impl Into<String>, observer: impl Fn(&Fault) + Send + Sync + 'static) -> Arc<Self> {
+        Self::make(name.into(), Some(Box::new(observer)))
+    }
+
+    fn make(name: String, observer: Option<Observer>) -> Arc<Self> {
         Arc::new(Supervisor {
-            name: name.into(),
+            name,
             daemon: Mutex::new(None),
             failure: OnceLock::new(),
             ledger: Mutex::default(),
+            observer,
         })
     }
 
@@ -107,7 +122,12 @@ impl Supervisor {
         }
         // Reports come from the plugin: their size is its choice, our memory is not.
         let clip = |text: &str| text.chars().take(512).collect();
-        ledger.last.push_back(Fault { op: clip(op), message: clip(message), at: SystemTime::now(), source });
+        let fault = Fault { op: clip(op), message: clip(message), at: SystemTime::now(), source };
+        ledger.last.push_back(fault.clone());
+        drop(ledger);
+        if let Some(observer) = &self.observer {
+            observer(&fault);
+        }
     }
 
     pub(crate) fn admit(&self) -> Result<()> {
@@ -122,9 +142,9 @@ impl Supervisor {
     }
 
     pub(crate) fn panicked(&self, op: &str, message: &str) {
-        self.note(op, message, FaultSource::Border);
-        // The first cause is the interesting one.
+        // The first cause is the interesting one. Set before anybody is told: who hears of it finds the instance failed.
         let _ = self.failure.set(message.to_owned());
+        self.note(op, message, FaultSource::Border);
         tracing::error!(plugin = self.name, op, message, "plugin panicked; it is not called any more");
         let daemon = self.daemon.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(daemon) = daemon.and_then(|d| d.upgrade()) {
@@ -135,6 +155,13 @@ impl Supervisor {
     pub(crate) fn reported(&self, op: &str, message: &str) {
         self.note(op, message, FaultSource::Plugin);
     }
+}
+
+/// Puts a border around a plugin that is linked into this program, so that its panics are contained and counted as those
+/// of a library are.
+pub fn contain(plugin: Arc<dyn Plugin>, supervisor: Arc<Supervisor>) -> Box<dyn Plugin> {
+    let lent = plugin.lend(&Link::to_host());
+    adopt_plugin(lent, supervisor)
 }
 
 /// The plain face of an instance that [`Module::create`] made.

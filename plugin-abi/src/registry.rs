@@ -122,6 +122,11 @@ impl Registry {
         }
     }
 
+    /// The factory of one name.
+    pub fn factory(&self, name: &str) -> Option<Factory> {
+        self.factories.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
     /// All names, bytewise ascending.
     pub fn registered(&self) -> Vec<String> {
         self.factories.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
@@ -141,7 +146,7 @@ impl Registry {
         let factories = self.factories.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut started = Vec::with_capacity(factories.len());
         for (name, factory) in factories {
-            match start(&name, &factory, daemon_for, init_timeout) {
+            match start_one(&name, &factory, daemon_for, init_timeout) {
                 Ok(plugin) => started.push(Started { name, plugin }),
                 Err((step, error)) => return (started, Some(StartFailure { name, step, error })),
             }
@@ -150,7 +155,12 @@ impl Registry {
     }
 }
 
-fn start(
+/// Makes one instance and starts it, `init` on a thread of its own with `init_timeout`. `daemon_for(name)` is called
+/// between the two. An instance whose start failed gets no shutdown.
+///
+/// # Errors
+/// The step that failed and the contract's text.
+pub fn start_one(
     name: &str,
     factory: &Factory,
     daemon_for: &dyn Fn(&str) -> Arc<dyn Daemon>,
@@ -223,6 +233,11 @@ pub fn register_plugin(name: &str, factory: Option<Factory>) -> Result<()> {
 /// [`Registry::registered`] of the process-wide table.
 pub fn registered() -> Vec<String> {
     GLOBAL.registered()
+}
+
+/// [`Registry::factory`] of the process-wide table.
+pub fn factory(name: &str) -> Option<Factory> {
+    GLOBAL.factory(name)
 }
 
 /// [`Registry::load_all`] of the process-wide table, with one daemon for all.

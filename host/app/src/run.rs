@@ -123,7 +123,7 @@ async fn load_plugins(core: &Arc<Core>) -> anyhow::Result<Loaded> {
     });
     let face = core.clone();
     let loaded = tokio::task::spawn_blocking(move || {
-        loader.load(|name| Arc::new(PluginDaemon::new(face.clone(), name)) as Arc<dyn plugin_abi::Daemon>)
+        loader.load(move |name: &str| Arc::new(PluginDaemon::new(face.clone(), name)) as Arc<dyn plugin_abi::Daemon>)
     })
     .await
     .context("loading plugins")?;

@@ -6,9 +6,11 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use plugin_abi::abi::ROOT_SYMBOL;
@@ -29,10 +31,19 @@ pub enum OpenVia {
     PrivateCopy(PathBuf),
 }
 
+/// A library that was opened and checked. Its code stays mapped for ever.
+pub(crate) struct Opened {
+    /// What makes instances.
+    pub(crate) module: Module,
+    /// The memory file it was mapped from. Kept while the copy is in use, so that debuggers and backtraces find its
+    /// symbols; not needed for the code itself.
+    pub(crate) _image: Option<OwnedFd>,
+}
+
 /// Opens, checks the root module, and never unloads.
 ///
 /// The library's initialisers run in here; everything that can be decided without them has been decided before.
-pub(crate) fn open(file: &PluginFile, inspection: &Inspection, via: &OpenVia) -> Result<Module, Refusal> {
+pub(crate) fn open(file: &PluginFile, inspection: &Inspection, via: &OpenVia) -> Result<Opened, Refusal> {
     let name = &inspection.header.name;
     let library = match via {
         OpenVia::Memory => from_memory(file, name).or_else(|why| {
@@ -40,18 +51,23 @@ pub(crate) fn open(file: &PluginFile, inspection: &Inspection, via: &OpenVia) ->
             let dir = private_dir().map_err(|e| format!("{why}; no directory for a copy: {e}"))?;
             let library = from_copy(file, inspection, &dir);
             let _ = std::fs::remove_dir(&dir);
-            library
+            Ok((library?, None))
         }),
-        OpenVia::PrivateCopy(dir) => from_copy(file, inspection, dir),
+        OpenVia::PrivateCopy(dir) => from_copy(file, inspection, dir).map(|library| (library, None)),
     };
-    let library = library.map_err(|why| {
+    let (library, image) = library.map_err(|why| {
         let remedy = "build it again on this machine; a missing symbol or library is named in the reason";
         Refusal::new(Code::OpenFailed, &file.path, format!("cannot be opened: {why}"), remedy).of(name)
     })?;
     // SAFETY: `get` only looks the symbol up; reading it as a raw pointer makes no claim about what lies there.
     let root = unsafe { library.get::<*const ()>(ROOT_SYMBOL.to_bytes_with_nul()) }.map(|s| s.as_raw_ptr());
     // From here on the code stays mapped: objects, threads and texts of the plugin may live until the process ends.
-    std::mem::forget(library);
+    let fresh = is_fresh(library);
+    if !fresh {
+        // Never seen, because each path and each file is new; running an old copy as the new one must not go unnoticed.
+        let reason = "the system's loader gave a library that was opened before";
+        return Err(Refusal::new(Code::OpenFailed, &file.path, reason, "restart the host").of(name));
+    }
     let root = root.map_err(|_| {
         let reason = format!("has a plugin header but no symbol {}", ROOT_SYMBOL.to_string_lossy());
         Refusal::new(Code::NoRoot, &file.path, reason, "build it with plugin_abi::export_plugin!").of(name)
@@ -71,24 +87,56 @@ pub(crate) fn open(file: &PluginFile, inspection: &Inspection, via: &OpenVia) ->
         let reason = format!("the header names plugin \"{name}\", its code says \"{said}\"");
         return Err(Refusal::new(Code::NameMismatch, &file.path, reason, "build it again").of(name));
     }
-    Ok(module)
+    Ok(Opened { module, _image: image })
 }
 
-fn from_memory(file: &PluginFile, name: &str) -> Result<Library, String> {
-    let handle = sealed(&file.bytes, name).map_err(|e| format!("no sealed memory file: {e}"))?;
-    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+/// Libraries that this process has mapped through this module, whatever became of their plugins.
+pub(crate) fn mapped() -> usize {
+    HANDLES.lock().unwrap_or_else(PoisonError::into_inner).len()
+}
+
+/// The system loader's handles of all libraries opened here, as numbers.
+static HANDLES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+/// Leaks the library and tells whether it is one that was not open before: the system's loader gives the same handle for
+/// the same library.
+fn is_fresh(library: Library) -> bool {
+    let handle = library.into_raw().addr();
+    let mut handles = HANDLES.lock().unwrap_or_else(PoisonError::into_inner);
+    let fresh = !handles.contains(&handle);
+    if fresh {
+        handles.push(handle);
+    }
+    fresh
+}
+
+fn from_memory(file: &PluginFile, name: &str) -> Result<(Library, Option<OwnedFd>), String> {
+    let image = sealed(&file.bytes, name).map_err(|e| format!("no sealed memory file: {e}"))?;
+    let path = fresh_path(&image);
     if !Path::new(&path).exists() {
         return Err("no /proc/self/fd".into());
     }
-    let library = dlopen(OsStr::new(&path))?;
-    // Kept open for ever: the system's loader knows libraries by path and inode, and another file under the same number
-    // would give this library again.
-    let _ = handle.into_raw_fd();
-    Ok(library)
+    Ok((dlopen(OsStr::new(&path))?, Some(image)))
+}
+
+/// A path of a descriptor that this process has not used before. The system's loader knows libraries by path, letter by
+/// letter, and then by device and inode: the number of a descriptor comes back once it is closed, and would give the
+/// library that was opened under it before. The inode is no danger: the mapping keeps it from being used again. So a
+/// serial number is written into the slashes of the path, where the kernel passes over it.
+fn fresh_path(image: &OwnedFd) -> String {
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
+    let mut serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let mut path = String::from("/proc/self/fd");
+    while serial > 0 {
+        path.push_str(if serial & 1 == 1 { "/." } else { "/" });
+        serial >>= 1;
+    }
+    path.push_str(&format!("/{}", image.as_raw_fd()));
+    path
 }
 
 /// A memory file that nobody can change any more, this process included.
-fn sealed(bytes: &[u8], name: &str) -> std::io::Result<OwnedFd> {
+pub(crate) fn sealed(bytes: &[u8], name: &str) -> std::io::Result<OwnedFd> {
     let label = CString::new(format!("pilot-plugin-{name}")).map_err(std::io::Error::other)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // EXEC says aloud what is meant; kernels before 6.3 do not know it and mean it anyway.
@@ -105,8 +153,10 @@ fn sealed(bytes: &[u8], name: &str) -> std::io::Result<OwnedFd> {
 }
 
 fn from_copy(file: &PluginFile, inspection: &Inspection, dir: &Path) -> Result<Library, String> {
-    // The hash in the name: the same path would give the library that was opened there before.
-    let path = dir.join(format!("{}-{}.so", inspection.header.name, &inspection.sha256[..16]));
+    // Never the same name twice: it would give the library that was opened there before.
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let path = dir.join(format!("{}-{}-{serial}.so", inspection.header.name, &inspection.sha256[..16]));
     let write = || {
         let mut copy = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o500).open(&path)?;
         copy.write_all(&file.bytes)

@@ -51,6 +51,10 @@ pub enum Code {
     OtherLayout,
     /// Header and code name different plugins.
     NameMismatch,
+    /// As many libraries are mapped as the configuration allows.
+    TooManyCopies,
+    /// No file of the directory holds the plugin that was asked for.
+    NotFound,
     /// The constructor failed.
     CreateFailed,
     /// `init` failed.
@@ -84,6 +88,8 @@ impl Code {
             Code::NoRoot => "no-root",
             Code::OtherLayout => "other-layout",
             Code::NameMismatch => "name-mismatch",
+            Code::TooManyCopies => "too-many-copies",
+            Code::NotFound => "not-found",
             Code::CreateFailed => "create-failed",
             Code::InitFailed => "init-failed",
             Code::InitTimeout => "init-timeout",

@@ -48,12 +48,19 @@ pub fn scan(dir: &Path) -> Result<Vec<PluginFile>, Vec<Refusal>> {
     if refusals.is_empty() { Ok(files) } else { Err(refusals) }
 }
 
+/// Reads one file of `dir` by its name, with all checks of [`scan`] for that file and the directory.
+pub fn read_one(dir: &Path, name: &OsStr) -> Result<PluginFile, Refusal> {
+    let handle = open_dir(dir)?;
+    read_plugin(&handle, name, dir.join(name))
+}
+
 /// Reads one file by path, with the same checks but those of its directory.
 pub fn read_file(path: &Path) -> Result<PluginFile, Refusal> {
     read_plugin(rustix::fs::CWD, path.as_os_str(), path.to_owned())
 }
 
-fn list(dir: &Path) -> Result<(OwnedFd, Vec<OsString>), Refusal> {
+/// Opens the directory and judges who could change it.
+fn open_dir(dir: &Path) -> Result<OwnedFd, Refusal> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let handle = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| match e {
         Errno::NOENT => Refusal::new(
@@ -72,6 +79,11 @@ fn list(dir: &Path) -> Result<(OwnedFd, Vec<OsString>), Refusal> {
     })?;
     let stat = rustix::fs::fstat(&handle).map_err(|e| unreadable(Code::DirUnreadable, dir, e))?;
     judge_owner(&stat, Code::DirUnsafe, dir)?;
+    Ok(handle)
+}
+
+fn list(dir: &Path) -> Result<(OwnedFd, Vec<OsString>), Refusal> {
+    let handle = open_dir(dir)?;
     let mut names = Vec::new();
     for entry in Dir::read_from(&handle).map_err(|e| unreadable(Code::DirUnreadable, dir, e))? {
         let entry = entry.map_err(|e| unreadable(Code::DirUnreadable, dir, e))?;

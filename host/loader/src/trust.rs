@@ -33,7 +33,7 @@ pub enum TrustMode {
 
 /// Who and what the operator trusts. A *wrong* signature by a known key is refused in every mode: somebody changed the
 /// file, or the signature.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustPolicy {
     /// For files that nothing vouches for.
     pub mode: TrustMode,
@@ -182,6 +182,8 @@ pub enum Trust {
     Signed(String),
     /// Its hash is on the allow-list.
     AllowListed,
+    /// Part of the host's own program; there is no file.
+    Linked,
     /// Nothing.
     Unvouched,
 }
@@ -191,6 +193,7 @@ impl fmt::Display for Trust {
         match self {
             Trust::Signed(key) => write!(f, "signed by {key}"),
             Trust::AllowListed => f.write_str("allow-listed"),
+            Trust::Linked => f.write_str("linked"),
             Trust::Unvouched => f.write_str("unvouched"),
         }
     }

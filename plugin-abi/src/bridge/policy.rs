@@ -60,8 +60,11 @@ impl api::PolicyManager for Remote<abi::PolicyManagerArc> {
     }
 
     fn all(&self) -> Vec<Arc<dyn api::PolicyRunner>> {
-        let all = self.call_or("PolicyManager.all", RVec::new(), |m| m.all());
-        all.into_iter().map(|r| <dyn api::PolicyRunner>::adopt(r, &self.link)).collect()
+        match self.call("PolicyManager.all", |m| m.all()) {
+            Ok(all) => all.into_iter().map(|r| <dyn api::PolicyRunner>::adopt(r, &self.link)).collect(),
+            // "No runners" would open every gate. Whose policies cannot be asked has one that says no.
+            Err(e) => vec![Arc::new(Denies(e))],
+        }
     }
 
     fn stop_all(&self) {
@@ -207,4 +210,45 @@ impl api::PolicyRunner for Remote<abi::PolicyRunnerArc> {
     fn stop(&self) {
         self.call_or("PolicyRunner.stop", (), |r| r.stop());
     }
+}
+
+/// Stands for all policies of a manager that cannot be asked any more: consulted about every peer, it denies.
+struct Denies(Error);
+
+impl api::PolicyRunner for Denies {
+    fn network_id(&self) -> u16 {
+        0
+    }
+
+    fn has_member(&self, _node: u32) -> bool {
+        true
+    }
+
+    fn evaluate_port_gate(&self, _gate: &PortGate) -> bool {
+        false
+    }
+
+    fn evaluate_actions(&self, _event: &str, _context: &Map<String, Value>) {}
+
+    fn status(&self) -> Map<String, Value> {
+        Map::from_iter([("error".to_owned(), self.0.message().into())])
+    }
+
+    fn peer_list(&self) -> Vec<Value> {
+        Vec::new()
+    }
+
+    fn force_cycle(&self) -> Result<Map<String, Value>> {
+        Err(self.0.clone())
+    }
+
+    fn reconcile_now(&self) -> Result<u32> {
+        Err(self.0.clone())
+    }
+
+    fn policy_json(&self) -> String {
+        String::new()
+    }
+
+    fn stop(&self) {}
 }

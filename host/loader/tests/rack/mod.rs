@@ -69,8 +69,8 @@ pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &st
 pub struct Rack {
     dir: TempDir,
     config: LoaderConfig,
-    daemons: Mutex<BTreeMap<String, Arc<FakeDaemon>>>,
-    started: Mutex<Vec<String>>,
+    daemons: Arc<Mutex<BTreeMap<String, Arc<FakeDaemon>>>>,
+    started: Arc<Mutex<Vec<String>>>,
 }
 
 impl Rack {
@@ -79,7 +79,7 @@ impl Rack {
         let plugins = dir.path().join("plugins");
         std::fs::create_dir(&plugins).unwrap();
         let config = LoaderConfig { dir: plugins, ..LoaderConfig::default() };
-        Rack { dir, config, daemons: Mutex::default(), started: Mutex::default() }
+        Rack { dir, config, daemons: Arc::default(), started: Arc::default() }
     }
 
     pub fn dir(&self) -> PathBuf {
@@ -122,10 +122,12 @@ impl Rack {
     }
 
     pub fn load(&self) -> Result<Loaded, LoadError> {
-        Loader::new(self.config.clone()).load(|name| {
-            let daemon = FakeDaemon::new(self.dir.path());
-            self.daemons.lock().unwrap().insert(name.to_owned(), daemon.clone());
-            self.started.lock().unwrap().push(name.to_owned());
+        let (state, daemons, started) =
+            (self.dir.path().to_owned(), self.daemons.clone(), self.started.clone());
+        Loader::new(self.config.clone()).load(move |name: &str| {
+            let daemon = FakeDaemon::new(&state);
+            daemons.lock().unwrap().insert(name.to_owned(), daemon.clone());
+            started.lock().unwrap().push(name.to_owned());
             daemon as Arc<dyn Daemon>
         })
     }

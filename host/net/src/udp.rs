@@ -2,23 +2,34 @@
 //! only; understands no frame.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 
 /// Kernel buffer asked for in each direction, bytes. The system may grant less; that is not an error.
 const SOCKET_BUFFER: usize = 4 << 20;
 /// One receive slot: the largest run of datagrams that GRO may hand over at once.
 const SLOT: usize = 65_535;
+/// Slots of one receive call. Few, because each may hold a whole run, and what was just received should still be in the
+/// processor's cache when it is opened.
+const BATCH: usize = 8;
+
+/// What one receive call gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Datagrams handed over.
+    pub datagrams: usize,
+    /// Every slot was used, so more may wait.
+    pub full: bool,
+}
 
 /// The socket with its batch buffers.
 pub struct Udp {
     socket: UdpSocket,
     state: UdpSocketState,
     buffers: Vec<u8>,
-    metas: [RecvMeta; BATCH_SIZE],
+    metas: [RecvMeta; BATCH],
 }
 
 impl std::fmt::Debug for Udp {
@@ -28,7 +39,7 @@ impl std::fmt::Debug for Udp {
 }
 
 impl Udp {
-    /// Binds. Must be called inside the runtime.
+    /// Binds.
     ///
     /// # Errors
     /// Those of the operating system, as they are.
@@ -41,15 +52,10 @@ impl Udp {
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
         grow_buffers(&socket);
-        let socket = UdpSocket::from_std(socket.into())?;
+        let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new((&socket).into())?;
         allow_fragments(&socket, addr);
-        Ok(Udp {
-            socket,
-            state,
-            buffers: vec![0; SLOT * BATCH_SIZE],
-            metas: [RecvMeta::default(); BATCH_SIZE],
-        })
+        Ok(Udp { socket, state, buffers: vec![0; SLOT * BATCH], metas: [RecvMeta::default(); BATCH] })
     }
 
     /// The bound address.
@@ -65,46 +71,40 @@ impl Udp {
         self.state.max_gso_segments()
     }
 
-    /// Waits until a receive may give something.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
-    }
-
-    /// Waits until a send may be taken.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.socket.writable().await
-    }
-
-    /// Receives one batch and hands each datagram to `each`; the number of datagrams, 0 when none waits.
+    /// Receives one batch and hands each datagram to `each`; nothing when none waits.
     ///
     /// # Errors
     /// Those of the operating system but "would block".
-    pub fn receive(&mut self, mut each: impl FnMut(SocketAddr, &mut [u8])) -> io::Result<usize> {
+    pub fn receive(&mut self, mut each: impl FnMut(SocketAddr, &mut [u8])) -> io::Result<Received> {
         let Udp { socket, state, buffers, metas } = self;
-        let mut slots = buffers.chunks_exact_mut(SLOT).map(IoSliceMut::new).collect::<Vec<_>>();
-        let got = socket.try_io(Interest::READABLE, || state.recv((&*socket).into(), &mut slots, metas));
+        let mut rest = buffers.as_mut_slice();
+        let mut slots: [IoSliceMut<'_>; BATCH] = std::array::from_fn(|_| {
+            let (slot, others) = std::mem::take(&mut rest).split_at_mut(SLOT);
+            rest = others;
+            IoSliceMut::new(slot)
+        });
+        let got = state.recv((&*socket).into(), &mut slots, metas);
         let batches = match got {
             Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::default()),
             // A previous send met an ICMP error; nothing was received.
             Err(e)
                 if e.kind() == io::ErrorKind::ConnectionRefused
                     || e.kind() == io::ErrorKind::ConnectionReset =>
             {
-                return Ok(0);
+                return Ok(Received::default());
             }
             Err(e) => return Err(e),
         };
-        drop(slots);
-        let mut count = 0;
+        let mut received = Received { datagrams: 0, full: batches == BATCH };
         for (slot, meta) in buffers.chunks_exact_mut(SLOT).zip(metas.iter()).take(batches) {
             let stride = meta.stride.max(1);
             for datagram in slot[..meta.len.min(SLOT)].chunks_mut(stride) {
-                count += 1;
+                received.datagrams += 1;
                 each(canonical(meta.addr), datagram);
             }
         }
-        Ok(count)
+        Ok(received)
     }
 
     /// Sends `contents` to `to`, as one datagram or as a run of `segment_size` pieces. `Ok(false)`: the socket is full.
@@ -112,13 +112,26 @@ impl Udp {
     /// # Errors
     /// Those of the operating system but "would block".
     pub fn send(&self, to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> io::Result<bool> {
+        let Some(_) = segment_size else {
+            // The plain call is the quickest for a lone datagram.
+            return match self.socket.send_to(contents, to) {
+                Ok(_) => Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                Err(e) => Err(e),
+            };
+        };
         let transmit = Transmit { destination: to, ecn: None, contents, segment_size, src_ip: None };
-        match self.socket.try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &transmit))
-        {
+        match self.state.try_send((&self.socket).into(), &transmit) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(e) => Err(e),
         }
+    }
+}
+
+impl AsFd for Udp {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

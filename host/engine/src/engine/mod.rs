@@ -46,6 +46,7 @@ use crate::query::{Answer, Query, QueryId, Verdict};
 use crate::rng::Rng;
 use crate::snapshot::Snapshot;
 use crate::stream::conn::Conn;
+use crate::stream::pieces::Pieces;
 use crate::stream::table::Conns;
 use crate::time::{Duration, Instant};
 use crate::tunnel::counters::KeyPairs;
@@ -131,6 +132,8 @@ pub struct Engine {
     no_key_answers: Spacing<u32>,
     syn_rate_per_peer: RateTable<u32>,
     syn_rate: Bucket,
+    /// Memory for received stream data.
+    pieces: Pieces,
     /// A second copy of a frame that two sessions may have to try.
     scratch: Vec<u8>,
 }
@@ -163,6 +166,7 @@ impl Engine {
             no_key_answers: Spacing::new(NO_KEY_SPACING, NO_KEY_PEERS),
             syn_rate_per_peer: RateTable::new(config.syn_rate_per_peer, SYN_SOURCES),
             syn_rate: Bucket::full(now, config.syn_rate),
+            pieces: Pieces::default(),
             scratch: Vec::new(),
             rng,
             config,

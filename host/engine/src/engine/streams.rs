@@ -122,6 +122,7 @@ impl Engine {
             now,
             config: &self.config,
             events: &mut self.events,
+            pieces: &mut self.pieces,
             unix_nanos: None,
             peer_heard: Instant::ZERO,
         };
@@ -189,6 +190,7 @@ impl Engine {
             now,
             config: &self.config,
             events: &mut self.events,
+            pieces: &mut self.pieces,
             unix_nanos: self.me.unix_nanos(now),
             peer_heard: peer.map_or(Instant::ZERO, |p| p.vouches_for(conn.opened)),
         };

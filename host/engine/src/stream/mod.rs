@@ -6,6 +6,7 @@
 
 pub(crate) mod cc;
 pub(crate) mod conn;
+pub(crate) mod pieces;
 pub(crate) mod ranges;
 pub(crate) mod recv;
 pub(crate) mod rtt;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
+use super::pieces::{PIECE, Pieces};
 use super::ranges::RangeSet;
 use super::seq::Isn;
 use crate::time::{Duration, Instant};
@@ -19,9 +20,8 @@ const MAX_PARKED: usize = 8192;
 const MAX_CHUNKS: usize = 1024;
 /// The slot size the window is counted in until a larger segment was seen.
 const MIN_SLOT: usize = 1152;
-/// First and largest size of the pieces in-order data is gathered into.
+/// First size of the pieces in-order data is gathered into; doubles up to [`PIECE`].
 const FIRST_PIECE: usize = 256;
-const MAX_PIECE: usize = 256 * 1024;
 /// Longest wait before a lone full segment is acknowledged.
 const ACK_DELAY: Duration = Duration::from_millis(5);
 /// Full segments that are acknowledged at once at the beginning of a stream, and again after the delay has struck.
@@ -40,6 +40,8 @@ pub(crate) struct Receiver {
     pieces: VecDeque<Bytes>,
     tail: BytesMut,
     piece_size: usize,
+    /// The tail is a piece of the pool.
+    pooled: bool,
     /// In-order bytes not yet read.
     unread: usize,
     /// Hand out segments as they came (the echo service needs their boundaries).
@@ -87,6 +89,7 @@ impl Receiver {
             pieces: VecDeque::new(),
             tail: BytesMut::new(),
             piece_size: FIRST_PIECE,
+            pooled: false,
             unread: 0,
             keep_boundaries,
             discard: false,
@@ -142,7 +145,7 @@ impl Receiver {
     }
 
     /// Takes a data segment; true when there is something new to read.
-    pub(crate) fn on_data(&mut self, now: Instant, at: u64, payload: &[u8]) -> bool {
+    pub(crate) fn on_data(&mut self, now: Instant, pool: &mut Pieces, at: u64, payload: &[u8]) -> bool {
         self.stats.segments += 1;
         self.slot = self.slot.max(payload.len());
         let end = at + payload.len() as u64;
@@ -162,7 +165,7 @@ impl Receiver {
         }
         #[allow(clippy::cast_possible_truncation)] // below the payload's length
         let fresh = &payload[(self.next - at) as usize..];
-        self.take(fresh);
+        self.take(pool, fresh);
         if self.parked.is_empty() {
             self.acknowledge_in_order(now, payload.len());
         } else {
@@ -175,7 +178,7 @@ impl Receiver {
     }
 
     /// Moves in-order bytes to the application's side.
-    fn take(&mut self, bytes: &[u8]) {
+    fn take(&mut self, pool: &mut Pieces, bytes: &[u8]) {
         self.advance(bytes.len());
         if self.discard {
             return;
@@ -187,10 +190,20 @@ impl Receiver {
         }
         if self.tail.capacity() - self.tail.len() < bytes.len() {
             self.seal_tail();
-            self.tail.reserve(self.piece_size.max(bytes.len()));
-            self.piece_size = (self.piece_size * 2).min(MAX_PIECE);
+            self.renew_tail(pool, bytes.len());
         }
         self.tail.extend_from_slice(bytes);
+    }
+
+    /// A new piece, large enough for `len` bytes; a stream that has little to say gets a small one.
+    fn renew_tail(&mut self, pool: &mut Pieces, len: usize) {
+        let old = std::mem::take(&mut self.tail);
+        if self.pooled {
+            pool.give_back(old);
+        }
+        self.pooled = self.piece_size >= PIECE;
+        self.tail = if self.pooled { pool.take() } else { BytesMut::with_capacity(self.piece_size.max(len)) };
+        self.piece_size = (self.piece_size * 2).min(PIECE);
     }
 
     fn advance(&mut self, len: usize) {
@@ -346,6 +359,13 @@ impl Receiver {
         Some(piece)
     }
 
+    /// Nothing happened for a while: memory that holds nothing is given up.
+    pub(crate) fn rest(&mut self) {
+        if self.tail.is_empty() {
+            (self.tail, self.piece_size, self.pooled) = (BytesMut::new(), FIRST_PIECE, false);
+        }
+    }
+
     /// From now on everything is thrown away.
     pub(crate) fn discard(&mut self) {
         self.discard = true;
@@ -382,8 +402,8 @@ mod tests {
     #[test]
     fn in_order_data_is_read_as_sent() {
         let mut r = receiver();
-        assert!(r.on_data(NOW, 1, b"hello "));
-        assert!(r.on_data(NOW, 7, b"world"));
+        assert!(r.on_data(NOW, &mut Pieces::default(), 1, b"hello "));
+        assert!(r.on_data(NOW, &mut Pieces::default(), 7, b"world"));
         assert_eq!(r.read(3).unwrap(), "hel");
         assert_eq!(read_all(&mut r), b"lo world");
         assert_eq!(r.next(), 12);
@@ -393,17 +413,17 @@ mod tests {
     fn short_segments_and_every_second_full_one_are_acknowledged_at_once() {
         let mut r = receiver();
         r.ack.quick = 0;
-        r.on_data(NOW, 1, &[0; 100]);
+        r.on_data(NOW, &mut Pieces::default(), 1, &[0; 100]);
         assert!(r.wants_ack());
         r.ack_sent(false, true, false, 1);
-        r.on_data(NOW, 101, &[0; 1152]);
+        r.on_data(NOW, &mut Pieces::default(), 101, &[0; 1152]);
         assert!(!r.wants_ack());
         assert_eq!(r.ack_deadline(), Some(NOW + ACK_DELAY));
-        r.on_data(NOW, 1253, &[0; 1152]);
+        r.on_data(NOW, &mut Pieces::default(), 1253, &[0; 1152]);
         assert!(r.wants_ack());
         r.ack_sent(false, true, false, 1);
         assert_eq!(r.ack_deadline(), None);
-        r.on_data(NOW, 2405, &[0; 1152]);
+        r.on_data(NOW, &mut Pieces::default(), 2405, &[0; 1152]);
         r.on_timer(NOW + ACK_DELAY);
         assert!(r.wants_ack());
     }
@@ -411,9 +431,9 @@ mod tests {
     #[test]
     fn old_data_is_dropped_but_acknowledged() {
         let mut r = receiver();
-        r.on_data(NOW, 1, &[0; 100]);
+        r.on_data(NOW, &mut Pieces::default(), 1, &[0; 100]);
         r.ack_sent(false, true, false, 1);
-        assert!(!r.on_data(NOW, 1, &[0; 100]));
+        assert!(!r.on_data(NOW, &mut Pieces::default(), 1, &[0; 100]));
         assert!(r.wants_ack());
     }
 
@@ -422,7 +442,7 @@ mod tests {
         let mut r = receiver();
         let mut shapes = Vec::new();
         for i in 1..=6 {
-            r.on_data(NOW, 1 + 1000 * i, &[0; 1000]);
+            r.on_data(NOW, &mut Pieces::default(), 1 + 1000 * i, &[0; 1000]);
             assert!(r.wants_ack());
             let with = !r.blocks(false).is_empty();
             shapes.push(with);
@@ -436,7 +456,7 @@ mod tests {
     fn one_of_ours_gets_one_with_blocks_the_latest_first() {
         let mut r = receiver();
         for i in [2, 8, 4, 6, 10] {
-            r.on_data(NOW, 1 + 1000 * i, &[0; 1000]);
+            r.on_data(NOW, &mut Pieces::default(), 1 + 1000 * i, &[0; 1000]);
         }
         let blocks = r.blocks(true);
         assert_eq!(blocks[0], sack::Block { left: 10_001, right: 11_001 });
@@ -450,7 +470,7 @@ mod tests {
     fn the_window_counts_slots_of_the_largest_segment_seen() {
         let mut r = Receiver::new(0, 4 << 20, false);
         assert_eq!(r.window(), 3640);
-        r.on_data(NOW, 1, &[0; 4096]);
+        r.on_data(NOW, &mut Pieces::default(), 1, &[0; 4096]);
         assert_eq!(r.window(), 1023);
         read_all(&mut r);
         assert_eq!(r.window(), 1024);
@@ -460,7 +480,7 @@ mod tests {
     fn a_window_that_opens_again_is_announced_once() {
         let mut r = Receiver::new(0, 11_520, false);
         for i in 0..10 {
-            r.on_data(NOW, 1 + 1152 * i, &[0; 1152]);
+            r.on_data(NOW, &mut Pieces::default(), 1 + 1152 * i, &[0; 1152]);
         }
         let w = r.window();
         assert_eq!(w, 0);
@@ -479,17 +499,17 @@ mod tests {
     #[test]
     fn what_goes_far_beyond_the_window_is_dropped() {
         let mut r = Receiver::new(0, 10_000, false);
-        assert!(!r.on_data(NOW, 1 + 20_000, &[0; 100]));
+        assert!(!r.on_data(NOW, &mut Pieces::default(), 1 + 20_000, &[0; 100]));
         assert_eq!(r.parked(), 0);
-        assert!(!r.on_data(NOW, 2, &[0; 100]));
+        assert!(!r.on_data(NOW, &mut Pieces::default(), 2, &[0; 100]));
         assert_eq!(r.parked(), 1);
     }
 
     #[test]
     fn boundaries_are_kept_on_request() {
         let mut r = Receiver::new(0, 10_000, true);
-        r.on_data(NOW, 1, b"ab");
-        r.on_data(NOW, 3, b"cd");
+        r.on_data(NOW, &mut Pieces::default(), 1, b"ab");
+        r.on_data(NOW, &mut Pieces::default(), 3, b"cd");
         assert_eq!(r.read(99).unwrap(), "ab");
         assert_eq!(r.read(99).unwrap(), "cd");
     }
@@ -508,7 +528,7 @@ mod tests {
             for (at, len) in cuts.into_iter().chain(in_order) {
                 let end = (at + len).min(message.len());
                 let offset = r.offset(r.wire(at as u64 + 1)).unwrap();
-                r.on_data(NOW, offset, &message[at..end]);
+                r.on_data(NOW, &mut Pieces::default(), offset, &message[at..end]);
                 while let Some(b) = r.read(77) {
                     got.extend_from_slice(&b);
                 }

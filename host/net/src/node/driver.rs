@@ -1,10 +1,12 @@
-//! The task that owns the engine: datagrams in, commands in, stream bytes both ways, datagrams out, one timer.
+//! The thread that owns the engine: datagrams in, commands in, stream bytes both ways, datagrams out, one timer.
 //!
-//! Each turn does a bounded amount of every kind of work, so no source can starve the others.
+//! Each turn does a bounded amount of every kind of work, so no source can starve the others. Between turns it sleeps in
+//! one `ppoll` on the socket and on what wakes it ([`Waker`]); what a turn received is answered before it looks again.
 
 use std::collections::HashMap;
 use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +14,13 @@ use bytes::Bytes;
 use pilot_engine::time::Instant;
 use pilot_engine::{Answer, CloseReason, ConnId, Engine, Event, PingId, Query, QueryId, Read, Snapshot};
 use pilot_wire::addr::Addr;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::pipe::{End, Pipe, Wake};
+use super::pipe::{Dirty, End, Pipe};
+use super::waker::Waker;
 use super::{BindError, ConnInfo, Datagram, DialError, SendError, Signal, Stream};
 use crate::bus::Bus;
 use crate::clock::Clock;
@@ -25,6 +29,10 @@ use crate::udp::Udp;
 
 /// Receive batches handled before other work gets its turn.
 const RECEIVE_BATCHES: usize = 8;
+/// With this many datagrams at once more are on their way: the next turn looks without sleeping first.
+const BUSY: usize = 8;
+/// Longest sleep without a timer.
+const NAP: Duration = Duration::from_secs(3600);
 /// Commands handled per turn.
 const COMMANDS: usize = 256;
 /// Datagram runs sent per turn.
@@ -60,10 +68,12 @@ pub(super) struct Parts {
     pub(super) queries: mpsc::Sender<(QueryId, Query)>,
     pub(super) signals: mpsc::Sender<Signal>,
     pub(super) datagrams: broadcast::Sender<Datagram>,
-    pub(super) wake: Arc<Wake>,
+    pub(super) dirty: Arc<Dirty>,
+    pub(super) waker: Arc<Waker>,
     pub(super) stop: CancellationToken,
 }
 
+#[derive(Clone, Copy)]
 struct Unsent {
     to: SocketAddr,
     segment_size: Option<usize>,
@@ -78,12 +88,21 @@ pub(super) struct Driver {
     dirty: Vec<ConnId>,
     out: Vec<u8>,
     unsent: Option<Unsent>,
-    /// Work was left because a turn's bound was reached.
+    /// Work was left because a turn's bound was reached, or is to be expected at once.
     more: bool,
+    /// The socket may have something to read.
+    readable: bool,
+    /// Somebody woke us, so that commands, streams and abandoned dials are to be looked at.
+    called: bool,
+    /// Every handle is gone.
+    orphaned: bool,
+    /// The time of this turn, read anew where much may have passed.
+    now: Instant,
 }
 
 impl Driver {
     pub(super) fn new(parts: Parts) -> Self {
+        let now = parts.clock.now();
         Driver {
             parts,
             pipes: HashMap::new(),
@@ -94,75 +113,90 @@ impl Driver {
             out: Vec::with_capacity(1 << 16),
             unsent: None,
             more: false,
+            readable: true,
+            called: true,
+            orphaned: false,
+            now,
         }
     }
 
-    pub(super) async fn run(mut self) {
-        let mut stopping: Option<tokio::time::Instant> = None;
+    /// Runs until the node is stopped or nobody holds a handle to it any more.
+    pub(super) fn run(mut self) {
+        let mut deadline: Option<Instant> = None;
         loop {
-            self.turn();
-            if let Some(deadline) = stopping
-                && (self.pipes.is_empty() || tokio::time::Instant::now() >= deadline)
-            {
-                break;
-            }
-            if self.more {
-                // Let the runtime's other tasks breathe, then go on without waiting.
-                tokio::task::yield_now().await;
-                continue;
-            }
-            let timer = self.parts.engine.poll_timeout().map(|t| self.parts.clock.deadline(t));
-            let far = tokio::time::Instant::now() + Duration::from_secs(3600);
-            let wake_at = [timer, stopping].into_iter().flatten().min().unwrap_or(far);
-            let wake = self.parts.wake.clone();
-            tokio::select! {
-                _ = self.parts.udp.readable() => {}
-                _ = self.parts.udp.writable(), if self.unsent.is_some() => {}
-                () = wake.notify.notified() => {}
-                command = self.parts.commands.recv() => match command {
-                    Some(command) => { self.command(command); }
-                    None => break,
-                },
-                () = tokio::time::sleep_until(wake_at) => {}
-                () = self.parts.stop.cancelled(), if stopping.is_none() => {
-                    stopping = Some(tokio::time::Instant::now() + LINGER);
+            self.now = self.parts.clock.now();
+            if self.parts.waker.begin_turn() {
+                self.called = true;
+                if deadline.is_none() && self.parts.stop.is_cancelled() {
+                    deadline = Some(self.now + LINGER);
                     self.close_all();
                 }
+            }
+            self.turn();
+            if self.orphaned || deadline.is_some_and(|d| self.pipes.is_empty() || self.now >= d) {
+                break;
+            }
+            if !self.more && !self.called && self.parts.waker.may_sleep() {
+                self.sleep(deadline);
             }
         }
         self.end_all();
     }
 
-    fn now(&self) -> Instant {
-        self.parts.clock.now()
+    /// Sleeps until there is a datagram, a command, changed streams, a due timer, or room for what could not be sent.
+    fn sleep(&mut self, deadline: Option<Instant>) {
+        let at = [self.parts.engine.poll_timeout(), deadline].into_iter().flatten().min();
+        let wait = at.map_or(NAP, |at| at.since(self.now)).min(NAP);
+        let wait = Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: wait.subsec_nanos().into(),
+        };
+        let socket = match self.unsent {
+            Some(_) => PollFlags::IN | PollFlags::OUT,
+            None => PollFlags::IN,
+        };
+        let (udp, waker) = (self.parts.udp.as_fd(), self.parts.waker.as_fd());
+        let mut fds = [PollFd::from_borrowed_fd(udp, socket), PollFd::from_borrowed_fd(waker, PollFlags::IN)];
+        // An interrupted sleep is a short one.
+        let _ = poll(&mut fds, Some(&wait));
+        self.readable = !fds[0].revents().is_empty();
+        if !fds[1].revents().is_empty() {
+            self.parts.waker.hush();
+        }
     }
 
     fn turn(&mut self) {
         self.more = false;
-        self.receive();
-        let now = self.now();
-        if self.parts.engine.poll_timeout().is_some_and(|t| t <= now) {
-            self.parts.engine.handle_timeout(now);
+        // Unless a sleep just ended and found nothing to read.
+        if std::mem::replace(&mut self.readable, true) {
+            self.receive();
         }
-        for _ in 0..COMMANDS {
-            match self.parts.commands.try_recv() {
-                Ok(command) => self.command(command),
-                Err(_) => break,
-            }
+        if self.parts.engine.poll_timeout().is_some_and(|t| t <= self.now) {
+            self.parts.engine.handle_timeout(self.now);
+            self.forget_abandoned_dials();
         }
-        self.pump_dirty();
+        if self.called {
+            self.called = self.commands();
+            self.pump_dirty();
+            self.forget_abandoned_dials();
+        }
         self.events();
-        self.forget_abandoned_dials();
         self.transmit();
     }
 
     fn receive(&mut self) {
-        for batch in 0..RECEIVE_BATCHES {
-            let now = self.now();
-            let engine = &mut self.parts.engine;
+        for batch in 1..=RECEIVE_BATCHES {
+            let (now, engine) = (self.now, &mut self.parts.engine);
             match self.parts.udp.receive(|from, data| engine.handle_datagram(now, from, data)) {
-                Ok(0) => return,
-                Ok(_) => self.more |= batch + 1 == RECEIVE_BATCHES,
+                Ok(got) => {
+                    if got.datagrams >= BUSY {
+                        self.more = true;
+                        self.now = self.parts.clock.now();
+                    }
+                    if !got.full || batch == RECEIVE_BATCHES {
+                        return;
+                    }
+                }
                 Err(e) => {
                     warn!(error = %e, "receiving from the tunnel socket failed");
                     return;
@@ -171,8 +205,23 @@ impl Driver {
         }
     }
 
+    /// Carries out what was asked; true when there may be more.
+    fn commands(&mut self) -> bool {
+        for _ in 0..COMMANDS {
+            match self.parts.commands.try_recv() {
+                Ok(command) => self.command(command),
+                Err(mpsc::error::TryRecvError::Empty) => return false,
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    self.orphaned = true;
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     fn command(&mut self, command: Command) {
-        let now = self.now();
+        let now = self.now;
         let engine = &mut self.parts.engine;
         match command {
             Command::Dial { to, port, reply } => match engine.dial(now, to, port) {
@@ -238,7 +287,7 @@ impl Driver {
     /// Moves bytes of the streams whose application side changed.
     fn pump_dirty(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
-        self.parts.wake.take(&mut dirty);
+        self.parts.dirty.take(&mut dirty);
         for conn in dirty.drain(..) {
             if let Some(pipe) = self.pipes.get(&conn).cloned() {
                 pipe.clear_dirty();
@@ -250,7 +299,7 @@ impl Driver {
     }
 
     fn pump_tx(&mut self, pipe: &Pipe) {
-        let now = self.now();
+        let now = self.now;
         let engine = &mut self.parts.engine;
         let done = pipe.drain_tx(|chunk| match engine.write(now, pipe.conn, chunk.clone()) {
             Ok(taken) => taken,
@@ -263,7 +312,7 @@ impl Driver {
     }
 
     fn pump_rx(&mut self, pipe: &Pipe) {
-        let now = self.now();
+        let now = self.now;
         let mut moved = false;
         loop {
             let room = pipe.rx_room();
@@ -308,7 +357,7 @@ impl Driver {
                         drop(unclaimed); // closes the stream: the dialler went away
                     }
                 }
-                None => self.parts.engine.reset(self.parts.clock.now(), conn),
+                None => self.parts.engine.reset(self.now, conn),
             },
             Event::DialFailed { conn, error } => {
                 if let Some(reply) = self.dials.remove(&conn) {
@@ -357,7 +406,7 @@ impl Driver {
     /// bound (the engine's receive buffer bounds it); then the engine may forget the stream.
     fn closed(&mut self, conn: ConnId, reason: CloseReason) {
         let Some(pipe) = self.pipes.remove(&conn) else { return };
-        let now = self.now();
+        let now = self.now;
         while let Ok(Read::Data(chunk)) = self.parts.engine.read(now, conn, usize::MAX) {
             pipe.push_rx(chunk);
         }
@@ -390,14 +439,14 @@ impl Driver {
             remote: i.remote,
             remote_port: i.remote_port,
         };
-        let pipe = Arc::new(Pipe::new(conn, info, self.parts.wake.clone()));
+        let pipe = Arc::new(Pipe::new(conn, info, self.parts.dirty.clone()));
         self.pipes.insert(conn, pipe.clone());
         self.pump_rx(&pipe);
         Some(Stream::new(pipe, conn.0))
     }
 
     fn forget_abandoned_dials(&mut self) {
-        let now = self.now();
+        let now = self.now;
         let engine = &mut self.parts.engine;
         self.dials.retain(|conn, reply| {
             if reply.is_closed() {
@@ -412,24 +461,25 @@ impl Driver {
         for _ in 0..TRANSMITS {
             if self.unsent.is_none() {
                 self.out.clear();
-                let now = self.now();
-                let Some(t) = self.parts.engine.poll_transmit(now, &mut self.out, segments) else { return };
+                let polled = self.parts.engine.poll_transmit(self.now, &mut self.out, segments);
+                let Some(t) = polled else { return };
                 self.unsent = Some(Unsent { to: t.to, segment_size: t.segment_size });
             }
-            let Some(Unsent { to, segment_size }) = &self.unsent else { return };
-            match self.parts.udp.send(*to, &self.out, *segment_size) {
+            let Some(Unsent { to, segment_size }) = self.unsent else { return };
+            match self.parts.udp.send(to, &self.out, segment_size) {
                 Ok(true) => self.unsent = None,
                 Ok(false) => return,
                 Err(e) => {
                     // Lost like any datagram; the stream layer repairs it, the path layer notices the silence.
                     debug!(error = %e, %to, "send failed");
-                    let to = *to;
                     if matches!(e.kind(), HostUnreachable | NetworkUnreachable | ConnectionRefused) {
-                        let now = self.now();
-                        self.parts.engine.handle_send_error(now, to);
+                        self.parts.engine.handle_send_error(self.now, to);
                     }
                     self.unsent = None;
                 }
+            }
+            if segment_size.is_some() {
+                self.now = self.parts.clock.now(); // a run takes its time
             }
         }
         self.more = true;

@@ -1,11 +1,13 @@
-//! One node on the network: an engine, its UDP socket and the task that drives both. [`Node`] is the handle that the
+//! One node on the network: an engine, its UDP socket and the thread that drives both. [`Node`] is the handle that the
 //! local socket, the plugins and the host share.
 //!
-//! The driver task owns the engine; everybody else sends it commands over a bounded queue or moves bytes through a
-//! stream's bounded pipe. No lock is held around protocol state.
+//! The driver owns the engine and a thread of its own, so that no packet waits for a scheduler of tasks; everybody else
+//! sends it commands over a bounded queue or moves bytes through a stream's bounded pipe. No lock is held around protocol
+//! state.
 
 mod driver;
 mod pipe;
+mod waker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +24,8 @@ use crate::clock::Clock;
 use crate::queue::Queue;
 use crate::udp::Udp;
 use driver::{Command, Driver};
-use pipe::{Pipe, Wake};
+use pipe::{Dirty, Pipe};
+use waker::Waker;
 
 /// Commands that may wait for the driver; senders then wait.
 const COMMAND_QUEUE: usize = 1024;
@@ -116,10 +119,53 @@ pub enum WriteError {
     Broken(String),
 }
 
-/// A handle to the driver task; cheap to clone. When the last one goes, the task ends.
+/// The way to the driver: its bounded queue, and what wakes it. The driver ends when the last one is gone.
+#[derive(Clone, Debug)]
+struct Commands {
+    queue: mpsc::Sender<Command>,
+    /// Dropped behind the queue's end, so that the driver wakes up and finds it gone.
+    alarm: Alarm,
+}
+
+#[derive(Clone, Debug)]
+struct Alarm(Arc<Waker>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
+impl Commands {
+    /// Waits for room. `None`: the driver is gone.
+    async fn send(&self, command: Command) -> Option<()> {
+        self.queue.send(command).await.ok()?;
+        self.alarm.0.wake();
+        Some(())
+    }
+
+    /// Gives the command back when there is no room; drops it when the driver is gone.
+    fn try_send(&self, command: Command) -> Result<(), Command> {
+        match self.queue.try_send(command) {
+            Ok(()) => self.alarm.0.wake(),
+            Err(mpsc::error::TrySendError::Full(command)) => return Err(command),
+            Err(mpsc::error::TrySendError::Closed(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// As [`send`](Self::send), for plain threads.
+    fn blocking_send(&self, command: Command) {
+        if self.queue.blocking_send(command).is_ok() {
+            self.alarm.0.wake();
+        }
+    }
+}
+
+/// A handle to the driver; cheap to clone. When the last one goes, the driver ends.
 #[derive(Clone)]
 pub struct Node {
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
     datagrams: broadcast::Sender<Datagram>,
     bus: Bus,
     local_addr: SocketAddr,
@@ -145,17 +191,17 @@ pub struct NodeFeeds {
 }
 
 impl Node {
-    /// Starts the driver of `engine` on `udp`. Must be called inside the runtime.
+    /// Starts the driver of `engine` on `udp`, on a thread of its own. Must be called inside the runtime.
     ///
     /// # Errors
-    /// When the socket has no local address.
+    /// When the socket has no local address, or the system gives no descriptor or thread.
     pub fn spawn(engine: Engine, udp: Udp, clock: Clock, bus: Bus) -> std::io::Result<(Node, NodeFeeds)> {
         let local_addr = udp.local_addr()?;
-        let (commands, command_rx) = mpsc::channel(COMMAND_QUEUE);
+        let (queue, command_rx) = mpsc::channel(COMMAND_QUEUE);
         let (query_tx, queries) = mpsc::channel(QUERY_QUEUE);
         let (signal_tx, signals) = mpsc::channel(16);
         let (datagrams, _) = broadcast::channel(DATAGRAM_QUEUE);
-        let stop = CancellationToken::new();
+        let (stop, waker) = (CancellationToken::new(), Arc::new(Waker::new()?));
         let driver = Driver::new(driver::Parts {
             engine,
             udp,
@@ -165,10 +211,27 @@ impl Node {
             queries: query_tx,
             signals: signal_tx,
             datagrams: datagrams.clone(),
-            wake: Arc::new(Wake::default()),
+            dirty: Arc::new(Dirty::new(waker.clone())),
+            waker: waker.clone(),
             stop: stop.clone(),
         });
-        let task = tokio::spawn(driver.run());
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new().name("pilot-driver".into()).spawn(move || {
+            driver.run();
+            let _ = end.send(());
+        })?;
+        let (stopping, alarm) = (stop.clone(), waker.clone());
+        let task = tokio::spawn(async move {
+            let mut ended = ended;
+            tokio::select! {
+                () = stopping.cancelled() => {
+                    alarm.wake();
+                    let _ = ended.await;
+                }
+                _ = &mut ended => {}
+            }
+        });
+        let commands = Commands { queue, alarm: Alarm(waker) };
         Ok((Node { commands, datagrams, bus, local_addr }, NodeFeeds { queries, signals, task, stop }))
     }
 
@@ -189,7 +252,7 @@ impl Node {
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (tx, rx) = oneshot::channel();
-        self.commands.send(make(tx)).await.ok()?;
+        self.commands.send(make(tx)).await?;
         rx.await.ok()
     }
 
@@ -279,7 +342,7 @@ impl Node {
 pub struct Listener {
     port: u16,
     queue: Arc<Queue<Stream>>,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
 }
 
 impl Listener {
@@ -324,18 +387,16 @@ impl Drop for Listener {
     }
 }
 
-fn unbind(commands: &mpsc::Sender<Command>, port: u16, queue: &Arc<Queue<Stream>>) {
+fn unbind(commands: &Commands, port: u16, queue: &Arc<Queue<Stream>>) {
     let command = Command::Unbind { port, queue: queue.clone() };
-    if let Err(mpsc::error::TrySendError::Full(command)) = commands.try_send(command) {
+    if let Err(command) = commands.try_send(command) {
         // Must not be lost: wait on a task when we are inside the runtime, on this thread otherwise.
         let commands = commands.clone();
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
-                runtime.spawn(async move { commands.send(command).await.ok() });
+                runtime.spawn(async move { commands.send(command).await });
             }
-            Err(_) => {
-                let _ = commands.blocking_send(command);
-            }
+            Err(_) => commands.blocking_send(command),
         }
     }
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use pilot_engine::ConnId;
 use tokio::sync::Notify;
 
+use super::waker::Waker;
 use super::{ConnInfo, ReadError, WriteError};
 
 /// Bytes held for a reader before the driver stops taking more from the engine.
@@ -20,21 +21,25 @@ const RX_CAP: usize = 1 << 20;
 /// Bytes held for the driver before a writer waits.
 const TX_CAP: usize = 1 << 20;
 
-/// What wakes the driver: the streams that changed, and one notification.
-#[derive(Debug, Default)]
-pub(super) struct Wake {
-    dirty: Mutex<Vec<ConnId>>,
-    pub(super) notify: Notify,
+/// The streams whose application side changed, and what wakes the driver to look at them.
+#[derive(Debug)]
+pub(super) struct Dirty {
+    streams: Mutex<Vec<ConnId>>,
+    waker: Arc<Waker>,
 }
 
-impl Wake {
+impl Dirty {
+    pub(super) fn new(waker: Arc<Waker>) -> Self {
+        Self { streams: Mutex::default(), waker }
+    }
+
     fn mark(&self, conn: ConnId) {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
-        self.notify.notify_one();
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+        self.waker.wake();
     }
 
     pub(super) fn take(&self, into: &mut Vec<ConnId>) {
-        into.append(&mut self.dirty.lock().unwrap_or_else(PoisonError::into_inner));
+        into.append(&mut self.streams.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -73,8 +78,9 @@ pub(super) struct Pipe {
     tx: Mutex<Tx>,
     tx_thread: Condvar,
     tx_task: Notify,
-    wake: Arc<Wake>,
-    dirty: AtomicBool,
+    dirty: Arc<Dirty>,
+    /// It is in that list.
+    is_dirty: AtomicBool,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,7 +89,7 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pipe {
-    pub(super) fn new(conn: ConnId, info: ConnInfo, wake: Arc<Wake>) -> Self {
+    pub(super) fn new(conn: ConnId, info: ConnInfo, dirty: Arc<Dirty>) -> Self {
         Pipe {
             conn,
             info,
@@ -99,20 +105,20 @@ impl Pipe {
             tx: Mutex::new(Tx { chunks: VecDeque::new(), bytes: 0, closing: false, end: None }),
             tx_thread: Condvar::new(),
             tx_task: Notify::new(),
-            wake,
-            dirty: AtomicBool::new(false),
+            dirty,
+            is_dirty: AtomicBool::new(false),
         }
     }
 
     fn mark_dirty(&self) {
-        if !self.dirty.swap(true, Ordering::AcqRel) {
-            self.wake.mark(self.conn);
+        if !self.is_dirty.swap(true, Ordering::AcqRel) {
+            self.dirty.mark(self.conn);
         }
     }
 
     /// The driver is about to look at this pipe: later changes mark it again.
     pub(super) fn clear_dirty(&self) {
-        self.dirty.store(false, Ordering::Release);
+        self.is_dirty.store(false, Ordering::Release);
     }
 
     // ---- application side

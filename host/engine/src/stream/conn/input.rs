@@ -167,7 +167,7 @@ impl Conn {
     }
 
     fn on_data(&mut self, cx: &mut Cx<'_>, at: u64, payload: &[u8]) {
-        if !self.rx.on_data(cx.now, at, payload) {
+        if !self.rx.on_data(cx.now, cx.pieces, at, payload) {
             return;
         }
         if self.rx.unread() > 0 {

@@ -23,6 +23,7 @@ use bytes::Bytes;
 pub(crate) use timers::Wish;
 
 use super::State;
+use super::pieces::Pieces;
 use super::recv::Receiver;
 use super::send::{Limits, Sender};
 use crate::config::Config;
@@ -40,6 +41,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) now: Instant,
     pub(crate) config: &'a Config,
     pub(crate) events: &'a mut Events,
+    /// Memory for received data.
+    pub(crate) pieces: &'a mut Pieces,
     /// Unix time in nanoseconds, when the host has said.
     pub(crate) unix_nanos: Option<u64>,
     /// When the peer's node was last heard, if that counts as life of this stream; else [`Instant::ZERO`].

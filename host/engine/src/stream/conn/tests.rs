@@ -51,15 +51,28 @@ impl Bench {
     fn accepted() -> Self {
         let config = Config::default();
         let mut events = Events::new(99);
-        let cx = Cx { now: at(0), config: &config, events: &mut events, unix_nanos: None, peer_heard: at(0) };
+        let cx = Cx {
+            now: at(0),
+            config: &config,
+            events: &mut events,
+            pieces: &mut Pieces::default(),
+            unix_nanos: None,
+            peer_heard: at(0),
+        };
         let conn = Conn::accept(&cx, ConnId(1), INFO, (1000, 100), LIMITS, Owner::App);
         Self { conn, config, events, now: at(0) }
     }
 
     fn with<T>(&mut self, run: impl FnOnce(&mut Conn, &mut Cx<'_>) -> T) -> T {
         let (now, config) = (self.now, &self.config);
-        let mut cx =
-            Cx { now, config, events: &mut self.events, unix_nanos: None, peer_heard: Instant::ZERO };
+        let mut cx = Cx {
+            now,
+            config,
+            events: &mut self.events,
+            pieces: &mut Pieces::default(),
+            unix_nanos: None,
+            peer_heard: Instant::ZERO,
+        };
         run(&mut self.conn, &mut cx)
     }
 

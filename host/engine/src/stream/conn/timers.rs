@@ -104,6 +104,7 @@ impl Conn {
         }
         if now >= self.said + cx.config.stream_keepalive {
             self.rx.acknowledge_now();
+            self.rx.rest();
             self.said = now;
         }
     }

@@ -52,8 +52,8 @@ fuzz_target!(|data: &[u8]| {
             let initiator = Initiator::new(Identity::from_seeds(&[2; SEEDS_LEN]), Expect::Any);
             let (mut channel, _) = initiator.finish(&answer()[4..], None).unwrap();
             let mut out = Vec::new();
-            let _ = channel.open(bytes, &mut out);
-            channel.seal(bytes, &mut out).unwrap();
+            let _ = channel.opener.open(bytes, &mut out);
+            channel.sealer.seal(bytes, &mut out).unwrap();
         }
     }
 });

@@ -10,24 +10,40 @@ use super::{MAX_FRAME, ZwingError, frame_header};
 pub const MAX_PLAINTEXT: usize = MAX_FRAME - TAG_LEN;
 
 const TAG_LEN: usize = 16;
+const I2R: &[u8] = b"lux.zwing.v1/i2r";
+const R2I: &[u8] = b"lux.zwing.v1/r2i";
 /// Records without content that are skipped in a row. The Go peer writes none.
 const MAX_EMPTY: u32 = 16;
 
-/// Both directions of an established connection. A truncation at a record's border looks like a clean end: whoever awaits
-/// an answer treats the end as failure.
+/// Both directions of an established connection.
+#[derive(Debug)]
 pub struct Channel {
-    seal: Direction,
-    open: Direction,
+    /// What we write.
+    pub sealer: Sealer,
+    /// What the other end writes.
+    pub opener: Opener,
+}
+
+/// The writing direction.
+pub struct Sealer(Direction);
+
+/// The reading direction. A truncation at a record's border looks like a clean end: whoever awaits an answer treats the
+/// end as failure.
+pub struct Opener {
+    direction: Direction,
     empty: u32,
 }
 
-impl std::fmt::Debug for Channel {
+impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The keys stay out of logs.
-        f.debug_struct("Channel")
-            .field("sealed", &self.seal.sequence)
-            .field("opened", &self.open.sequence)
-            .finish_non_exhaustive()
+        // The key stays out of logs.
+        f.debug_struct("Sealer").field("records", &self.0.sequence).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opener").field("records", &self.direction.sequence).finish_non_exhaustive()
     }
 }
 
@@ -52,24 +68,24 @@ impl Direction {
 
 impl Channel {
     pub(super) fn initiator(shared: &Secret) -> Self {
-        let (i2r, r2i) = Self::directions(shared);
-        Channel { seal: i2r, open: r2i, empty: 0 }
+        Self::new(Direction::new(shared, I2R), Direction::new(shared, R2I))
     }
 
     pub(super) fn responder(shared: &Secret) -> Self {
-        let (i2r, r2i) = Self::directions(shared);
-        Channel { seal: r2i, open: i2r, empty: 0 }
+        Self::new(Direction::new(shared, R2I), Direction::new(shared, I2R))
+    }
+
+    fn new(seal: Direction, open: Direction) -> Self {
+        Channel { sealer: Sealer(seal), opener: Opener { direction: open, empty: 0 } }
     }
 
     #[cfg(test)]
     pub(super) fn with_keys(seal: LessSafeKey, open: LessSafeKey, sequence: u64) -> Self {
-        Channel { seal: Direction { key: seal, sequence }, open: Direction { key: open, sequence }, empty: 0 }
+        Self::new(Direction { key: seal, sequence }, Direction { key: open, sequence })
     }
+}
 
-    fn directions(shared: &Secret) -> (Direction, Direction) {
-        (Direction::new(shared, b"lux.zwing.v1/i2r"), Direction::new(shared, b"lux.zwing.v1/r2i"))
-    }
-
+impl Sealer {
     /// Appends `plaintext` to `out` as records of at most [`MAX_PLAINTEXT`] bytes each, frame headers included; nothing
     /// for an empty one.
     ///
@@ -77,12 +93,12 @@ impl Channel {
     /// [`ZwingError::Exhausted`].
     pub fn seal(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), ZwingError> {
         for piece in plaintext.chunks(MAX_PLAINTEXT) {
-            let nonce = self.seal.nonce()?;
+            let nonce = self.0.nonce()?;
             frame_header(piece.len() + TAG_LEN, out);
             let at = out.len();
             out.extend_from_slice(piece);
             let tag = self
-                .seal
+                .0
                 .key
                 .seal_in_place_separate_tag(nonce, Aad::empty(), &mut out[at..])
                 .expect("a MiB is within the cipher's limit");
@@ -90,16 +106,21 @@ impl Channel {
         }
         Ok(())
     }
+}
 
+impl Opener {
     /// Opens one record (a frame's payload) and appends its plaintext to `out`.
     ///
     /// # Errors
     /// [`ZwingError::Aead`] for anything that is not the next record; the connection is over.
     pub fn open(&mut self, record: &[u8], out: &mut Vec<u8>) -> Result<(), ZwingError> {
-        let nonce = self.open.nonce()?;
+        let nonce = self.direction.nonce()?;
         let mut sealed = record.to_vec();
-        let plain =
-            self.open.key.open_in_place(nonce, Aad::empty(), &mut sealed).map_err(|_| ZwingError::Aead)?;
+        let plain = self
+            .direction
+            .key
+            .open_in_place(nonce, Aad::empty(), &mut sealed)
+            .map_err(|_| ZwingError::Aead)?;
         self.empty = if plain.is_empty() { self.empty + 1 } else { 0 };
         if self.empty > MAX_EMPTY {
             return Err(ZwingError::EmptyRecords);

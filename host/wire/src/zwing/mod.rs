@@ -14,7 +14,7 @@ mod handshake;
 mod identity;
 mod kem;
 
-pub use channel::{Channel, MAX_PLAINTEXT};
+pub use channel::{Channel, MAX_PLAINTEXT, Opener, Sealer};
 pub use handshake::{Encapsulation, Initiator, MESSAGE_1_LEN, MESSAGE_2_LEN, SeenAnswers, respond};
 pub use identity::{
     Expect, Expected, Identity, KEM_SEEDS_LEN, PUBLIC_IDENTITY_LEN, PublicIdentity, SEEDS_LEN, SIGNATURE_LEN,

@@ -41,25 +41,25 @@ fn two_ends() {
 
     let big = vec![7; MAX_PLAINTEXT + 1];
     let mut wire = Vec::new();
-    here.seal(b"call", &mut wire).unwrap();
-    here.seal(&big, &mut wire).unwrap();
-    here.seal(b"", &mut wire).unwrap();
+    here.sealer.seal(b"call", &mut wire).unwrap();
+    here.sealer.seal(&big, &mut wire).unwrap();
+    here.sealer.seal(b"", &mut wire).unwrap();
     let (mut read, mut records) = (Vec::new(), 0);
     let mut rest = wire.as_slice();
     while let Ok(Split::Complete { message, consumed }) = split_frame(rest, MAX_FRAME) {
-        there.open(message, &mut read).unwrap();
+        there.opener.open(message, &mut read).unwrap();
         rest = &rest[consumed..];
         records += 1;
     }
     assert_eq!((records, rest.len()), (3, 0));
     assert_eq!(read, [b"call".as_slice(), &big].concat());
     let mut back = Vec::new();
-    there.seal(b"answer", &mut back).unwrap();
+    there.sealer.seal(b"answer", &mut back).unwrap();
     let mut read = Vec::new();
-    here.open(payload(&back), &mut read).unwrap();
+    here.opener.open(payload(&back), &mut read).unwrap();
     assert_eq!(read, b"answer");
     // The same record again is not the next one.
-    assert_eq!(here.open(payload(&back), &mut read), Err(ZwingError::Aead));
+    assert_eq!(here.opener.open(payload(&back), &mut read), Err(ZwingError::Aead));
 }
 
 #[test]

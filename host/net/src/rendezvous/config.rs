@@ -18,7 +18,8 @@ pub struct RendezvousConfig {
     pub admin_token: Option<String>,
     /// Directory of the registry's store, made when it is missing. `None`: everything is forgotten at the end.
     pub data_dir: Option<PathBuf>,
-    /// Rules of the registry. Its beacon address, when not set, becomes the bound one.
+    /// Rules of the registry. Its beacon address, when not set, becomes the bound one, unless that is unspecified: nodes
+    /// that are reached through relay only need it.
     pub registry: Settings,
     /// Rules of the beacon.
     pub beacon: BeaconSettings,

@@ -92,7 +92,9 @@ impl RendezvousServer {
         if config.admin_token.is_some() {
             settings.admin_token = config.admin_token;
         }
-        settings.beacon_addr.get_or_insert_with(|| beacon_addr.to_string());
+        if settings.beacon_addr.is_none() && !beacon_addr.ip().is_unspecified() {
+            settings.beacon_addr = Some(beacon_addr.to_string());
+        }
         let (committer, records) = match store {
             None => (None, Vec::new()),
             Some(store) => {

@@ -114,11 +114,15 @@ impl Registry {
         let network = call.request.network();
         let nodes: Vec<Value> = if network == BACKBONE {
             self.require_admin(call).map_err(|_| Refusal::BackboneListing)?;
-            self.state.nodes().map(|(id, node)| self.listed(BACKBONE, id, node, None)).collect()
+            let entry = |(id, node)| {
+                let external_id = self.state.identity(id).map_or("", |i| &i.external_id);
+                self.listed(BACKBONE, id, node, None).with_text("external_id", external_id).into()
+            };
+            self.state.nodes().map(entry).collect()
         } else {
             self.known_network(network)?;
             let entry = |(id, member)| match self.state.node(id) {
-                Some(node) => self.listed(network, id, node, Some(member)),
+                Some(node) => self.listed(network, id, node, Some(member)).into(),
                 None => with_membership(Answer::empty(), Some(member))
                     .with("node_id", id)
                     .with("address", Addr::new(network, id).to_string())
@@ -130,7 +134,7 @@ impl Registry {
         Ok(Answer::ok("list_nodes").with("nodes", nodes))
     }
 
-    fn listed(&self, network: u16, id: u32, node: &Node, member: Option<&Member>) -> Value {
+    fn listed(&self, network: u16, id: u32, node: &Node, member: Option<&Member>) -> Answer {
         with_membership(Answer::empty(), member)
             .with("node_id", id)
             .with("address", Addr::new(network, id).to_string())
@@ -141,7 +145,6 @@ impl Registry {
             .with_texts("tags", &node.tags)
             .with_text("version", &node.version)
             .with("last_seen", rfc3339(node.last_seen()))
-            .into()
     }
 
     /// Gives two nodes' addresses to one of them. The peers check no privacy here; this registry applies the rule of

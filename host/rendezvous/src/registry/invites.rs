@@ -68,7 +68,7 @@ impl Registry {
         }
         if accept {
             self.check_room(id, node)?;
-            self.state.insert_member(id, node, Role::Member);
+            self.admit_member(id, node);
         }
         self.state.retain_invites_of(node, |i| i.network != id);
         Ok(Answer::ok("respond_invite").with("accepted", accept).with("network_id", id))

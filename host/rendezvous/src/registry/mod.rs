@@ -14,11 +14,12 @@
 //! | `members` | roles, member tags |
 //! | `invites` | invite_to_network, poll_invites, respond_invite |
 //! | `policy` | set/get_network_policy, set/get_expr_policy |
+//! | `provision` | provision_network, set_external_id, get_identity |
 //! | `keys` | rotate_key, set_key_expiry, get_key_info |
 //! | `beacons` | beacon_register, beacon_list |
 //! | `frames` | the binary mode |
 //!
-//! Not here: audit log, webhooks, identity providers, badges, recovery and replication; those requests get the answer of
+//! Not here: audit log, webhooks, identity providers, badges, recovery and replication; their requests get the answer of
 //! an unknown type.
 
 mod auth;
@@ -31,6 +32,7 @@ mod members;
 mod networks;
 mod policy;
 mod profile;
+mod provision;
 mod register;
 #[cfg(test)]
 mod tests;
@@ -164,11 +166,6 @@ impl Registry {
         self.state.identity(node).map(|i| *i.key.as_bytes())
     }
 
-    /// The beacon's public `host:port`, once it is known (see [`Settings::beacon_addr`]).
-    pub fn set_beacon_addr(&mut self, addr: String) {
-        self.settings.beacon_addr = Some(addr);
-    }
-
     fn dispatch(&mut self, call: &Call<'_>) -> Outcome {
         match call.request.kind() {
             "register" => self.register(call),
@@ -210,6 +207,9 @@ impl Registry {
             "get_network_policy" => self.network_policy(call),
             "set_expr_policy" => self.set_expr_policy(call),
             "get_expr_policy" => self.expr_policy(call),
+            "provision_network" => self.provision_network(call),
+            "set_external_id" => self.set_external_id(call),
+            "get_identity" => self.identity(call),
             "rotate_key" => self.rotate_key(call),
             "set_key_expiry" => self.set_key_expiry(call),
             "get_key_info" => self.key_info(call),

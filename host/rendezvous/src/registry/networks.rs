@@ -6,7 +6,7 @@ use super::{Call, Outcome, Registry};
 use crate::message::Answer;
 use crate::names::{check_network_name, clip};
 use crate::refusal::Refusal;
-use crate::state::{BACKBONE, JoinRule, Network, Role};
+use crate::state::{BACKBONE, JoinRule, Network, PlannedRole, Role};
 use pilot_wire::addr::Addr;
 use pilot_wire::registry::challenge;
 
@@ -73,7 +73,7 @@ impl Registry {
             JoinRule::Invite => return Err(Refusal::InviteOnly),
         }
         self.check_room(id, node)?;
-        self.state.insert_member(id, node, Role::Member);
+        self.admit_member(id, node);
         let network = self.known_network(id)?;
         Ok(Answer::ok("join_network")
             .with("network_id", id)
@@ -92,6 +92,24 @@ impl Registry {
             Some(_) => Err(Refusal::AlreadyMember { node, network }),
             None => Ok(()),
         }
+    }
+
+    /// Makes a node a member, in the role that was planned for it. There is only one owner: whoever is planned as a
+    /// second one becomes admin.
+    pub(super) fn admit_member(&mut self, network: u16, node: u32) {
+        let external_id = self.state.identity(node).map_or("", |i| i.external_id.as_str()).to_lowercase();
+        let planned = self.state.network(network).and_then(|w| {
+            let is_meant =
+                |p: &&PlannedRole| !external_id.is_empty() && p.external_id.to_lowercase() == external_id;
+            w.planned_roles.iter().find(is_meant).map(|p| p.role)
+        });
+        let owned = self.state.members_of(network).any(|(_, m)| m.role == Some(Role::Owner));
+        let role = match planned {
+            Some(Role::Owner) if owned => Role::Admin,
+            Some(role) => role,
+            None => Role::Member,
+        };
+        self.state.insert_member(network, node, role);
     }
 
     pub(super) fn leave_network(&mut self, call: &Call<'_>) -> Outcome {

@@ -25,21 +25,8 @@ impl Registry {
         self.enterprise_network(id, "network policies")?;
         self.require_role(call, id, STAFF)?;
         let mut policy = self.known_network(id)?.policy.clone();
-        if let Some(limit) = request.integer("max_members") {
-            policy.max_members = u32::try_from(limit)
-                .ok()
-                .filter(|_| limit <= MAX_MEMBERS)
-                .ok_or_else(|| Refusal::Policy(format!("invalid max_members: must be 0 to {MAX_MEMBERS}")))?;
-        }
-        if let Some(ports) = parse_ports(request)? {
-            policy.allowed_ports = ports;
-        }
-        if let Some(description) = request.value("description").and_then(Value::as_str) {
-            if description.len() > MAX_DESCRIPTION {
-                return Err(Refusal::Policy(format!("description too long (max {MAX_DESCRIPTION} chars)")));
-            }
-            policy.description = description.to_owned();
-        }
+        let description = request.value("description").and_then(Value::as_str);
+        amend(&mut policy, request.integer("max_members"), parse_ports(request)?, description)?;
         let shown_ports =
             if policy.allowed_ports.is_empty() { Value::Null } else { policy.allowed_ports.clone().into() };
         let answer = policy_answer("set_network_policy", id, &policy).with("allowed_ports", shown_ports);
@@ -81,22 +68,55 @@ fn policy_answer(op: &str, network: u16, policy: &Policy) -> Answer {
         .with("description", policy.description.as_str())
 }
 
-/// The ports of a request without repetitions; `None` when it has none to set.
-fn parse_ports(request: Request<'_>) -> Result<Option<Vec<u16>>, Refusal> {
-    let Some(list) = request.value("allowed_ports").and_then(Value::as_array) else { return Ok(None) };
-    if list.len() > MAX_PORTS {
-        return Err(Refusal::Policy(format!("too many allowed_ports (max {MAX_PORTS})")));
+/// Replaces the parts that are given, within their limits; a refusal leaves the policy in an undefined state.
+pub(super) fn amend(
+    policy: &mut Policy,
+    max_members: Option<i64>,
+    ports: Option<Vec<u16>>,
+    description: Option<&str>,
+) -> Result<(), Refusal> {
+    if let Some(limit) = max_members {
+        policy.max_members = u32::try_from(limit)
+            .ok()
+            .filter(|_| limit <= MAX_MEMBERS)
+            .ok_or_else(|| Refusal::Policy(format!("invalid max_members: must be 0 to {MAX_MEMBERS}")))?;
     }
-    let mut ports = Vec::with_capacity(list.len());
-    for value in list {
-        let port = value.as_f64().filter(|p| (1.0..=f64::from(u16::MAX)).contains(p));
-        // Cuts the fraction; the range has been checked.
-        let port = port.ok_or_else(|| Refusal::Policy("invalid port: must be 1 to 65535".to_owned()))? as u16;
-        if !ports.contains(&port) {
-            ports.push(port);
+    if let Some(ports) = ports {
+        if ports.len() > MAX_PORTS {
+            return Err(Refusal::Policy(format!("too many allowed_ports (max {MAX_PORTS})")));
+        }
+        policy.allowed_ports.clear();
+        for port in ports {
+            if port == 0 {
+                return Err(bad_port());
+            }
+            if !policy.allowed_ports.contains(&port) {
+                policy.allowed_ports.push(port);
+            }
         }
     }
-    Ok(Some(ports))
+    if let Some(description) = description {
+        if description.len() > MAX_DESCRIPTION {
+            return Err(Refusal::Policy(format!("description too long (max {MAX_DESCRIPTION} chars)")));
+        }
+        policy.description = description.to_owned();
+    }
+    Ok(())
+}
+
+fn bad_port() -> Refusal {
+    Refusal::Policy("invalid port: must be 1 to 65535".to_owned())
+}
+
+/// The ports of a request; `None` when it has none to set. No more are read than are needed to refuse them.
+fn parse_ports(request: Request<'_>) -> Result<Option<Vec<u16>>, Refusal> {
+    let Some(list) = request.value("allowed_ports").and_then(Value::as_array) else { return Ok(None) };
+    let port = |value: &Value| {
+        let port = value.as_f64().filter(|p| (1.0..=f64::from(u16::MAX)).contains(p));
+        // Cuts the fraction; the range has been checked.
+        port.map(|p| p as u16).ok_or_else(bad_port)
+    };
+    list.iter().take(MAX_PORTS + 1).map(port).collect::<Result<_, _>>().map(Some)
 }
 
 /// A policy document given as text or as an object; "" and "null" are none. Only its head is looked at: the members'

@@ -24,8 +24,8 @@ use crate::key::PublicKey;
 pub use change::{Change, RecordKey};
 use records::{FORMAT, Meta};
 pub(crate) use records::{
-    HandshakeRequest, HandshakeResponse, Identity, Inbox, Invite, JoinRule, Member, Network, Node, Policy,
-    Role,
+    HandshakeRequest, HandshakeResponse, Identity, Inbox, Invite, JoinRule, Member, Network, Node,
+    PlannedRole, Policy, Role,
 };
 pub use restore::RestoreError;
 
@@ -88,16 +88,24 @@ impl State {
 
     /// Binds a node number to a key; a former key of that number no longer leads anywhere.
     pub fn set_key(&mut self, node: u32, key: PublicKey, verified: bool) {
-        let owner = match self.identities.remove(&node) {
+        let (owner, external_id) = match self.identities.remove(&node) {
             Some(old) => {
                 self.by_key.remove(&old.key);
-                old.owner
+                (old.owner, old.external_id)
             }
-            None => String::new(),
+            None => (String::new(), String::new()),
         };
         self.by_key.insert(key, node);
-        self.identities.insert(node, Identity { key, verified, owner });
+        self.identities.insert(node, Identity { key, verified, owner, external_id });
         self.changed.insert(RecordKey::Identity(node));
+    }
+
+    /// Notes who the holder of a number is elsewhere.
+    pub fn set_external_id(&mut self, node: u32, external_id: &str) {
+        if let Some(identity) = self.identities.get_mut(&node) {
+            identity.external_id = external_id.to_owned();
+            self.changed.insert(RecordKey::Identity(node));
+        }
     }
 
     /// Notes that the node's key has signed a registration.
@@ -376,8 +384,10 @@ impl State {
         }
     }
 
-    /// Forgets what other nodes granted a number's former holder: trust, waiting messages, memberships, invitations.
+    /// Forgets what a number's former holder was to others: trust, waiting messages, memberships, invitations, and who
+    /// it was.
     pub fn forget_relations(&mut self, node: u32) {
+        self.set_external_id(node, "");
         let peers: Vec<u32> = self.trusted_by(node).collect();
         for peer in peers {
             self.remove_trust(node, peer);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::key::PublicKey;
 
@@ -19,6 +19,9 @@ pub(crate) struct Identity {
     pub verified: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
+    /// Who the holder of the key is elsewhere, as the admin has verified; "" is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub external_id: String,
 }
 
 /// A live node of the directory.
@@ -138,6 +141,12 @@ pub(crate) struct Network {
     pub expr_policy: Option<Value>,
     #[serde(default)]
     pub policy: Policy,
+    /// Roles that members get when they join, by external id (compared ignoring case).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planned_roles: Vec<PlannedRole>,
+    /// What a blueprint says about services outside of the registry: kept as given, for whoever runs them.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub services: Map<String, Value>,
     /// Unix seconds.
     #[serde(default)]
     pub created: i64,
@@ -152,6 +161,13 @@ impl Network {
     pub fn name(&self) -> &str {
         &self.name
     }
+}
+
+/// A role for whoever turns out to be a given person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlannedRole {
+    pub external_id: String,
+    pub role: Role,
 }
 
 /// What an enterprise network asks of its members.
@@ -176,6 +192,15 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "owner" => Some(Self::Owner),
+            "admin" => Some(Self::Admin),
+            "member" => Some(Self::Member),
+            _ => None,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Owner => "owner",

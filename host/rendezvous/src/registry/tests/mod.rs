@@ -5,6 +5,7 @@ mod frames;
 mod keys;
 mod networks;
 mod properties;
+mod provision;
 mod register;
 mod restore;
 mod trust;

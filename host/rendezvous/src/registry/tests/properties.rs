@@ -50,6 +50,9 @@ const OPS: &[&str] = &[
     "get_key_info",
     "beacon_register",
     "beacon_list",
+    "provision_network",
+    "set_external_id",
+    "get_identity",
     "subscribe_replication",
     "nope",
 ];
@@ -94,6 +97,8 @@ const MEMBERS: &[&str] = &[
     "description",
     "expires_at",
     "addr",
+    "blueprint",
+    "external_id",
     "ts",
 ];
 
@@ -112,6 +117,7 @@ fn value() -> impl Strategy<Value = Value> {
         1 => vec(prop_oneof![".{0,40}".prop_map(Value::from), any::<u16>().prop_map(Value::from)], 0..12)
             .prop_map(Value::from),
         1 => Just(json!({"version": 1, "rules": [1]})),
+        1 => Just(json!({"name": "team", "enterprise": true, "roles": [{"external_id": "a", "role": "owner"}]})),
     ]
 }
 

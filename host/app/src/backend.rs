@@ -226,7 +226,7 @@ impl IpcBackend for HostBackend {
     }
 
     fn rotate_key(&self) -> Later<'_, Option<Result<Object, String>>> {
-        Box::pin(std::future::ready(None))
+        Box::pin(async move { Some(self.core.rotate_key().await) })
     }
 
     fn plugins(&self) -> Value {
@@ -259,11 +259,7 @@ impl IpcBackend for HostBackend {
         self.core.stop.cancel();
     }
 
-    fn host_request(&self, op: &str, _params: Object) -> Later<'_, Option<Result<Value, String>>> {
-        let answer = match op {
-            "paths" => Some(Ok(status::paths(&self.core.config))),
-            _ => None,
-        };
-        Box::pin(std::future::ready(answer))
+    fn host_request<'a>(&'a self, op: &'a str, params: Object) -> Later<'a, Option<Result<Value, String>>> {
+        Box::pin(crate::operations::answer(&self.core, op, params))
     }
 }

@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use pilot_engine::identity::Identity;
 use pilot_net::bus::Bus;
+use pilot_net::identity_file;
 use pilot_net::node::{DialError, Node, Stream};
 use pilot_net::registry_client::RegistryClient;
 use pilot_wire::addr::Addr;
@@ -19,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::history::History;
 use crate::services::Services;
 
 /// Longest a dial may take before the caller is told (stream.md section 8: 17.25 s of SYNs plus the key wait).
@@ -51,7 +55,11 @@ pub struct Core {
     pub started: Instant,
     /// To the membership task.
     pub nudges: mpsc::Sender<(Nudge, tokio::sync::oneshot::Sender<()>)>,
+    /// Recent events, for local clients.
+    pub history: Arc<History>,
     identity: RwLock<Option<Arc<Identity>>>,
+    /// Held while the key is being replaced.
+    rotation: tokio::sync::Mutex<()>,
     registry: RwLock<Option<Arc<RegistryClient>>>,
     node_id: AtomicU32,
     public: AtomicBool,
@@ -99,7 +107,9 @@ impl Core {
             stop,
             started: Instant::now(),
             nudges,
+            history: Arc::default(),
             identity: RwLock::new(Some(identity)),
+            rotation: tokio::sync::Mutex::default(),
             registry: RwLock::new(None),
             node_id: AtomicU32::new(0),
             public: AtomicBool::new(public),
@@ -161,6 +171,48 @@ impl Core {
     /// The identity.
     pub fn identity(&self) -> Option<Arc<Identity>> {
         self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the key pair: the new key is on disk before the registry learns of it, and in use only once the registry
+    /// has taken it (ipc.md section 13, "rotate key"). Gives the registry's answer.
+    ///
+    /// # Errors
+    /// `registry connection not initialized`, the registry's refusal, or what the file system said; the old key then
+    /// stays. When nobody can say whether the registry took the new key, both are kept and the error names the file.
+    pub async fn rotate_key(&self) -> Result<Map<String, Value>, String> {
+        let _one_at_a_time = self.rotation.lock().await;
+        let registry = self.registry().ok_or("registry connection not initialized")?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| format!("no randomness: {e}"))?;
+        let fresh = Arc::new(Identity::generate(seed));
+        let path = &self.config.node.identity;
+        let mut next = path.clone().into_os_string();
+        next.push(".next");
+        let next = std::path::PathBuf::from(next);
+        identity_file::save(&next, &fresh).map_err(|e| format!("cannot write {}: {e}", next.display()))?;
+        let key = STANDARD.encode(fresh.public_key());
+        let params = Map::from_iter([("new_public_key".to_owned(), Value::from(key.as_str()))]);
+        let mut answer = match registry.call_signed("rotate_key", params).await {
+            Ok(answer) => answer,
+            Err(e) if e.is_transport() => {
+                return Err(format!(
+                    "{e}; whether the registry took the new key is unknown, it is kept in {}",
+                    next.display()
+                ));
+            }
+            Err(e) => {
+                let _ = std::fs::remove_file(&next);
+                return Err(e.to_string());
+            }
+        };
+        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = Some(fresh.clone());
+        self.node.configure(move |engine, _| engine.set_identity(fresh)).await;
+        std::fs::rename(&next, path).map_err(|e| {
+            format!("the key is new, but {} could not be moved to {}: {e}", next.display(), path.display())
+        })?;
+        tracing::info!(public_key = key, "key rotated");
+        answer.entry("public_key").or_insert_with(|| key.into());
+        Ok(answer)
     }
 
     /// The registry connection, or none before it is set up.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use pilot_engine::identity::Identity;
 use pilot_engine::membership::{Action, Beat, Look, Membership};
 use pilot_net::clock::Clock;
 use pilot_net::node::Signal;
@@ -105,16 +106,42 @@ async fn act(core: &Arc<Core>, action: Action) -> Option<Outcome> {
     }
 }
 
-async fn register(core: &Arc<Core>, listen_addr: std::net::SocketAddr) -> bool {
-    let (Some(registry), Some(identity)) = (core.registry(), core.identity()) else { return false };
-    let what = Registration {
+fn registration(core: &Core, identity: &Identity, listen_addr: std::net::SocketAddr) -> Registration {
+    Registration {
         public_key: STANDARD.encode(identity.public_key()),
         listen_addr: core.config.node.endpoint.unwrap_or(listen_addr).to_string(),
         hostname: core.hostname(),
         lan_addrs: lan_addrs(core),
         version: crate::version::VERSION.to_owned(),
         ..Registration::default()
+    }
+}
+
+/// Registers once more because a local client asks for it, for example after a deregistration.
+///
+/// # Errors
+/// `registry connection not initialized`, or the registry's.
+pub async fn register_now(core: &Arc<Core>) -> Result<Map<String, serde_json::Value>, String> {
+    let (Some(registry), Some(identity)) = (core.registry(), core.identity()) else {
+        return Err("registry connection not initialized".to_owned());
     };
+    let bound = local_endpoint(core.node.local_addr());
+    let what = registration(core, &identity, bound);
+    let got = registry.register(&what).await.map_err(|e| e.to_string())?;
+    let endpoint = if got.observed_addr.is_empty() { what.listen_addr } else { got.observed_addr };
+    core.registered(got.node_id, &endpoint).await;
+    announce(core, &got.address, &endpoint, false);
+    restore(core, true).await;
+    let answer = json!({
+        "type": "register_ok", "node_id": got.node_id, "address": got.address, "public_key": what.public_key,
+        "hostname": core.hostname(),
+    });
+    Ok(answer.as_object().cloned().unwrap_or_default())
+}
+
+async fn register(core: &Arc<Core>, listen_addr: std::net::SocketAddr) -> bool {
+    let (Some(registry), Some(identity)) = (core.registry(), core.identity()) else { return false };
+    let what = registration(core, &identity, listen_addr);
     match registry.register(&what).await {
         Ok(got) => {
             if !got.hostname_error.is_empty() {

@@ -67,6 +67,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (nudge_tx, nudges) = mpsc::channel(64);
     let core = Arc::new(Core::new(config, node, identity, stop.clone(), nudge_tx));
     let mut background = tokio::task::JoinSet::new();
+    background.spawn(core.history.clone().record(core.bus().clone()));
     background.spawn(admission::run(core.clone(), queries));
 
     let rendezvous = embedded::choose(&core.config).await?;
@@ -123,7 +124,9 @@ async fn load_plugins(core: &Arc<Core>) -> anyhow::Result<Loaded> {
     });
     let face = core.clone();
     let loaded = tokio::task::spawn_blocking(move || {
-        loader.load(move |name: &str| Arc::new(PluginDaemon::new(face.clone(), name)) as Arc<dyn plugin_abi::Daemon>)
+        loader.load(move |name: &str| {
+            Arc::new(PluginDaemon::new(face.clone(), name)) as Arc<dyn plugin_abi::Daemon>
+        })
     })
     .await
     .context("loading plugins")?;

@@ -2,7 +2,7 @@
 //! Go tool (cli.md section 1, "Argument parsing").
 
 /// Flags of the tool itself that take a value.
-const GLOBAL_WITH_VALUE: [&str; 1] = ["--socket"];
+const GLOBAL_WITH_VALUE: [&str; 2] = ["--socket", "--rounds"];
 
 /// The prepared command line.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,15 +40,16 @@ impl Argv {
 
     /// The first word that is no flag.
     pub(super) fn command(&self) -> Option<&str> {
-        let mut args = self.args.iter().map(String::as_str);
-        while let Some(arg) = args.next() {
-            if GLOBAL_WITH_VALUE.contains(&arg) {
-                args.next();
-            } else if !arg.starts_with('-') {
-                return Some(arg);
-            }
-        }
-        None
+        self.words().next()
+    }
+
+    /// All words that are no flag and no value of one of the tool's own flags.
+    pub(super) fn words(&self) -> impl Iterator<Item = &str> {
+        let mut value = false;
+        self.args.iter().map(String::as_str).filter(move |arg| {
+            let skipped = std::mem::replace(&mut value, GLOBAL_WITH_VALUE.contains(arg));
+            !skipped && !arg.starts_with('-')
+        })
     }
 }
 

@@ -2,11 +2,13 @@
 //! of a command stand beside its code in `cmd`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::cmd::{
-    daemon, events, file, mailbox, message, names, network, policy, probe, raw, setup, sign, status, trust,
+    admin, daemon, events, file, mailbox, message, names, network, policy, probe, raw, setup, sign, status,
+    top, trust, watch,
 };
 
 /// Drives a Pilot daemon over its local socket.
@@ -33,6 +35,12 @@ pub(super) struct Cli {
     /// The daemon's socket [env: PILOT_SOCKET] [default: "socket" in config.json, else the daemon's own default].
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// Repeat a command that only looks (info, peers, ...), every 2 s unless told otherwise.
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_name = "INTERVAL", value_parser = super::values::duration)]
+    pub watch: Option<Duration>,
+    /// With --watch: stop after this many; 0 goes on for ever.
+    #[arg(long, global = true, default_value_t = 0, hide = true)]
+    pub rounds: u64,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -65,6 +73,10 @@ pub(super) enum Command {
     Peers(status::Peers),
     /// Open streams
     Connections,
+    /// What happened lately, and what happens
+    Events(watch::Events),
+    /// A live view of peers, paths, streams, plugins and events
+    Top(top::Top),
     /// Close a stream by its id
     Disconnect(status::Disconnect),
 
@@ -138,6 +150,12 @@ pub(super) enum Command {
     RotateKey,
     /// Leave the registry
     Deregister,
+    /// Register again, for example after a deregistration
+    Register,
+    /// What is known about a node's key
+    KeyInfo(admin::KeyInfo),
+    /// Let this node's key end at a date (members of an enterprise network)
+    KeyExpiry(admin::KeyExpiry),
 
     /// Networks: list, join, leave, members, invitations
     #[command(subcommand)]
@@ -151,11 +169,39 @@ pub(super) enum Command {
     /// Tags of a network's members
     #[command(subcommand)]
     MemberTags(policy::MemberTags),
+    /// The registry's audit log (needs the admin token)
+    Audit(admin::Audit),
+    /// Make a network from a blueprint (needs the admin token)
+    Provision(admin::Provision),
+    /// Remove a network that was made from a blueprint
+    Deprovision(admin::Deprovision),
+    /// What was provisioned (needs the admin token)
+    ProvisionStatus(admin::OfNetwork),
+    /// The registry's identity provider (needs the admin token)
+    #[command(subcommand)]
+    Idp(admin::Idp),
+    /// Where the registry sends its audit log (needs the admin token)
+    #[command(subcommand)]
+    AuditExport(admin::AuditExport),
+    /// Apply a directory's members and roles to a network (needs the admin token)
+    DirectorySync(admin::DirectorySync),
+    /// When a directory was applied last (needs the admin token)
+    DirectoryStatus(admin::OfNetwork),
+    /// External identities of nodes (needs the admin token)
+    #[command(subcommand)]
+    ExternalId(admin::ExternalId),
     /// Sign a request in this node's name
     SignRequest(sign::SignRequest),
     /// Check a request another node signed
     VerifyRequest(sign::VerifyRequest),
+    /// Hand a verification badge to the registry
+    Verify(sign::Verify),
+    /// Deposit a recovery enrolment at the registry
+    #[command(subcommand)]
+    Recovery(sign::Recovery),
 
+    /// The first steps, one after the other
+    Quickstart,
     /// Write a first config.json
     Init(setup::Init),
     /// Show or change config.json
@@ -164,6 +210,8 @@ pub(super) enum Command {
     Context(setup::Context),
     /// Print a shell completion script
     Completions(setup::Completions),
+    /// Write the manual pages of pilotctl and pilot-host into a directory
+    Man(setup::Man),
     /// Print the version
     Version,
 }

@@ -14,6 +14,7 @@ pub(super) mod code {
     pub const TRUST_REQUIRED: &str = "trust_required";
     pub const AUTH_REQUIRED: &str = "auth_required";
     pub const PERMISSION_DENIED: &str = "permission_denied";
+    pub const IO_ERROR: &str = "io_error";
     pub const UNAVAILABLE: &str = "unavailable";
 }
 

@@ -19,6 +19,7 @@ mod trust_gate;
 mod values;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -50,7 +51,12 @@ fn run(args: Vec<String>, out: &Out) -> ExitCode {
             .enable_all()
             .build()
             .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
-        let outcome = runtime.block_on(cmd::run(&context, cli.command));
+        let outcome = runtime.block_on(async {
+            match cli.watch {
+                Some(every) => repeat(&context, &argv, every, cli.rounds).await,
+                None => cmd::run(&context, cli.command).await,
+            }
+        });
         // A read from a terminal that nobody finishes must not keep the program alive.
         runtime.shutdown_background();
         outcome
@@ -61,6 +67,57 @@ fn run(args: Vec<String>, out: &Out) -> ExitCode {
             out.failure(&failure);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What `--watch` may repeat: commands that only look.
+const LOOKS: [&str; 11] = [
+    "info",
+    "health",
+    "plugins",
+    "peers",
+    "connections",
+    "pending",
+    "trust",
+    "find",
+    "lookup",
+    "inbox",
+    "received",
+];
+/// The same, one level down.
+const LOOKS_BELOW: [(&str, &[&str]); 4] = [
+    ("daemon", &["status"]),
+    ("network", &["list", "members", "invites", "role", "policy"]),
+    ("managed", &["status"]),
+    ("policy", &["get"]),
+];
+
+/// `--watch`: the command again and again, on a cleared screen for people, one bare object a line for scripts.
+async fn repeat(context: &Context, argv: &Argv, every: Duration, rounds: u64) -> cmd::Outcome {
+    let words: Vec<&str> = argv.words().collect();
+    let command = words.first().copied().unwrap_or_default();
+    let below = LOOKS_BELOW.iter().find(|(name, _)| *name == command).map(|(_, subs)| *subs);
+    let looks = match below {
+        Some(subs) => words.get(1).is_some_and(|w| subs.contains(w)),
+        None => LOOKS.contains(&command) && !argv.args.iter().any(|a| a == "--clear"),
+    };
+    if !looks {
+        return Err(Failure::invalid("--watch repeats only commands that look and change nothing")
+            .hint("for example: pilotctl peers --watch"));
+    }
+    let every = every.max(Duration::from_millis(100));
+    let mut round = 0;
+    loop {
+        let args = std::iter::once("pilotctl".to_owned()).chain(argv.args.iter().cloned());
+        let cli = Cli::try_parse_from(args).map_err(|e| Failure::internal(e.to_string()))?;
+        let report = cmd::run(context, cli.command).await?;
+        context.out.clear();
+        context.out.line(&report.data.unwrap_or_default(), &report.text);
+        round += 1;
+        if rounds > 0 && round >= rounds {
+            return Ok(Report::silent(0));
+        }
+        tokio::time::sleep(every).await;
     }
 }
 

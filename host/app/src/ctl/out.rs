@@ -86,6 +86,11 @@ impl Out {
         self.interactive
     }
 
+    /// Whether standard output is a terminal that can be drawn on.
+    pub(super) fn screen(&self) -> bool {
+        std::io::stdout().is_terminal() && std::io::stdin().is_terminal()
+    }
+
     /// The end of a successful command.
     pub(super) fn report(&self, report: &Report) {
         match &report.data {
@@ -119,6 +124,13 @@ impl Out {
             self.print(&gojson::to_string(data));
         } else {
             self.print(text);
+        }
+    }
+
+    /// An empty screen, where there is one.
+    pub(super) fn clear(&self) {
+        if self.colour {
+            self.raw(b"\x1b[H\x1b[2J");
         }
     }
 

@@ -7,7 +7,7 @@ use pilot_net::registry_client::{RegistryClient, RegistryError};
 use serde_json::{Map, Value, json};
 
 use super::context::Context;
-use super::fail::Failure;
+use super::fail::{Failure, code};
 
 /// How long a direct question may take, reconnects included.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -31,6 +31,76 @@ pub(super) async fn lookup(ctx: &Context, client: &Client, node: u32) -> Result<
         _ => Err(Failure::connection(format!("cannot reach registry at {addr}"))
             .hint(format!("check that the registry is running at {addr}, or set PILOT_REGISTRY"))),
     }
+}
+
+/// One administrative operation: through the daemon, which signs as this node, or directly when the daemon is not one of
+/// ours or none runs. The admin token comes from `PILOT_ADMIN_TOKEN` or `admin_token` in config.json; a host of ours adds
+/// its own when there is none.
+pub(super) async fn administer(ctx: &Context, operation: &str, params: Value) -> Result<Value, Failure> {
+    let mut params = params.as_object().cloned().unwrap_or_default();
+    let token = ctx.setting("PILOT_ADMIN_TOKEN", "admin_token");
+    if let Some(token) = &token {
+        params.insert("admin_token".to_owned(), token.as_str().into());
+    }
+    match ctx.connect().await {
+        Ok(client) => {
+            let ask = json!({ "operation": operation, "params": params });
+            match ctx.host(&client, "registry", ask).await {
+                Ok(Some(answer)) => return Ok(answer),
+                Ok(None) => {}
+                Err(error) => {
+                    let text = error.daemon_text().unwrap_or_default();
+                    let text = text.strip_prefix("host registry: ").unwrap_or(text).to_owned();
+                    return Err(denied(&text, token.is_some()).unwrap_or_else(|| {
+                        let other = Failure { message: text.clone(), ..Failure::from(error) };
+                        refusal(&text, other)
+                    }));
+                }
+            }
+        }
+        // Without a daemon the registry itself is asked, when it is known where that is.
+        Err(failure) if ctx.setting("PILOT_REGISTRY", "registry").is_none() => return Err(failure),
+        Err(_) => {}
+    }
+    let Some(addr) = ctx.setting("PILOT_REGISTRY", "registry") else {
+        return Err(Failure::connection(
+            "this daemon does not pass administration on, and no registry is configured",
+        )
+        .hint("set PILOT_REGISTRY to the registry's address"));
+    };
+    let registry = RegistryClient::unsigned(addr.clone());
+    match tokio::time::timeout(LIMIT, registry.call(operation, params)).await {
+        Ok(Ok(answer)) => Ok(answer.into()),
+        Ok(Err(error)) if !error.is_transport() => {
+            Err(denied(error.refusal().unwrap_or_default(), token.is_some())
+                .unwrap_or_else(|| refused(&error)))
+        }
+        _ => Err(Failure::connection(format!("cannot reach registry at {addr}"))
+            .hint(format!("check that the registry is running at {addr}, or set PILOT_REGISTRY"))),
+    }
+}
+
+/// The registry's way to say that this needs an administrator (registry.md section 2.4).
+fn denied(text: &str, with_token: bool) -> Option<Failure> {
+    let token =
+        ["admin token", "admin_token", "network creation is disabled"].iter().any(|t| text.contains(t));
+    if text.contains("network creation is disabled") && with_token {
+        return Some(
+            Failure::new(code::PERMISSION_DENIED, text.to_owned())
+                .hint("the registry has no admin token configured: start it with --admin-token"),
+        );
+    }
+    if token {
+        let hint = match with_token {
+            true => "the registry does not accept this admin token; see PILOT_ADMIN_TOKEN and admin_token",
+            false => "set PILOT_ADMIN_TOKEN or admin_token (pilotctl config --set admin_token=...)",
+        };
+        return Some(Failure::new(code::AUTH_REQUIRED, text.to_owned()).hint(hint));
+    }
+    text.contains("rbac: ").then(|| {
+        Failure::new(code::PERMISSION_DENIED, text.to_owned())
+            .hint("ask the network's owner, or set PILOT_ADMIN_TOKEN")
+    })
 }
 
 fn refused(error: &RegistryError) -> Failure {

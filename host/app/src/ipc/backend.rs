@@ -133,5 +133,5 @@ pub trait IpcBackend: Send + Sync + 'static {
     /// Asks the daemon to stop; returns at once.
     fn stop(&self);
     /// A host request the dispatcher does not know (`pilot_wire::ipc::command::HOST`); `None` when the daemon neither.
-    fn host_request(&self, op: &str, params: Object) -> Later<'_, Option<Result<Value, String>>>;
+    fn host_request<'a>(&'a self, op: &'a str, params: Object) -> Later<'a, Option<Result<Value, String>>>;
 }

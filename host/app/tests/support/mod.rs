@@ -168,8 +168,12 @@ pub struct Rendezvous {
 
 impl Rendezvous {
     pub fn start() -> Rendezvous {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(extra: &[&str]) -> Rendezvous {
         let mut command = Command::new(HOST);
-        command.args(["rendezvous", "--registry", "127.0.0.1:0", "--beacon", "127.0.0.1:0"]);
+        command.args(["rendezvous", "--registry", "127.0.0.1:0", "--beacon", "127.0.0.1:0"]).args(extra);
         let process = Process::spawn("rendezvous", &mut command);
         let line = process.wait_line("rendezvous listening");
         Rendezvous { registry: field(&line, "registry"), beacon: field(&line, "beacon"), process }

@@ -1,5 +1,6 @@
 //! The commands, one file for each subject: its arguments and what it does.
 
+pub(super) mod admin;
 pub(super) mod daemon;
 pub(super) mod events;
 pub(super) mod file;
@@ -13,12 +14,17 @@ pub(super) mod raw;
 pub(super) mod setup;
 pub(super) mod sign;
 pub(super) mod status;
+pub(super) mod top;
 pub(super) mod trust;
+pub(super) mod watch;
 
 use super::cli::Command;
-use super::context::Context;
+use pilot_wire::ipc::Request;
+
+use super::context::{Context, literal};
 use super::fail::Failure;
 use super::out::Report;
+use super::values::number;
 
 /// How a command ends.
 pub(super) type Outcome = Result<Report, Failure>;
@@ -73,10 +79,47 @@ pub(super) async fn run(ctx: &Context, command: Command) -> Outcome {
         Command::MemberTags(c) => policy::member_tags(ctx, c).await,
         Command::SignRequest(c) => sign::sign(ctx, c).await,
         Command::VerifyRequest(c) => sign::verify(ctx, c).await,
+        Command::Audit(c) => admin::audit(ctx, c).await,
+        Command::Provision(c) => admin::provision(ctx, c).await,
+        Command::Deprovision(c) => admin::deprovision(ctx, c).await,
+        Command::Idp(c) => admin::idp(ctx, c).await,
+        Command::AuditExport(c) => admin::audit_export(ctx, c).await,
+        Command::ProvisionStatus(c) => admin::of_network(ctx, "get_provision_status", c).await,
+        Command::DirectorySync(c) => admin::directory_sync(ctx, c).await,
+        Command::DirectoryStatus(c) => admin::of_network(ctx, "directory_status", c).await,
+        Command::ExternalId(c) => admin::external_id(ctx, c).await,
+        Command::KeyInfo(c) => admin::key_info(ctx, c).await,
+        Command::KeyExpiry(c) => admin::key_expiry(ctx, c).await,
+        Command::Top(c) => top::top(ctx, c).await,
+        Command::Events(c) => watch::events(ctx, c).await,
+        Command::Register => names::register(ctx).await,
+        Command::Verify(c) => sign::verify_badge(ctx, c).await,
+        Command::Recovery(c) => sign::recovery(ctx, c).await,
+        Command::Quickstart => Ok(setup::quickstart(ctx)),
+        Command::Man(c) => setup::man(c),
         Command::Init(c) => setup::init(ctx, c),
         Command::Config(c) => setup::config(ctx, c),
         Command::Context(c) => setup::context(c),
         Command::Completions(c) => Ok(setup::completions(&c)),
         Command::Version => Ok(setup::version()),
+    }
+}
+
+/// The number of a node that the command line names.
+async fn node(ctx: &Context, name: &str) -> Result<u32, Failure> {
+    if let Some(addr) = literal(name) {
+        return Ok(addr.node);
+    }
+    let client = ctx.connect().await?;
+    Ok(ctx.target(&client, name).await?.addr.node)
+}
+
+/// This node's own number.
+async fn own_node(ctx: &Context) -> Result<u32, Failure> {
+    let info = ctx.connect().await?.json(&Request::Info).await?;
+    match u32::try_from(number(&info, "node_id")) {
+        Ok(node) if node > 0 => Ok(node),
+        _ => Err(Failure::connection("this node is not registered yet")
+            .hint("see whether the registry can be reached: pilotctl info")),
     }
 }

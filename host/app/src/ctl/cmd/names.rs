@@ -162,5 +162,15 @@ pub(crate) async fn rotate_key(ctx: &Context) -> Outcome {
 
 pub(crate) async fn deregister(ctx: &Context) -> Outcome {
     let answer = ctx.connect().await?.json(&Request::Deregister).await?;
-    Ok(Report::new(answer, "this node has left the registry; it registers again when the daemon restarts"))
+    Ok(Report::new(answer, "this node has left the registry; it comes back with: pilotctl register"))
+}
+
+pub(crate) async fn register(ctx: &Context) -> Outcome {
+    let client = ctx.connect().await?;
+    let Some(answer) = ctx.host(&client, "register", json!({})).await? else {
+        return Err(Failure::new(code::UNAVAILABLE, "this daemon registers by itself only")
+            .hint("restart it: pilotctl daemon stop, pilotctl daemon start"));
+    };
+    let text = format!("registered as node {}, {}", number(&answer, "node_id"), text(&answer, "address"));
+    Ok(Report::new(answer, text))
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Outcome;
 use crate::ctl::context::Context;
-use crate::ctl::fail::Failure;
+use crate::ctl::fail::{Failure, code};
 use crate::ctl::out::Report;
 
 /// `policy ...`
@@ -124,8 +124,9 @@ pub(crate) async fn policy(ctx: &Context, command: Policy) -> Outcome {
         Policy::Get { net } => ManagedRequest::PolicyGet { network: net },
         Policy::Set { net, document, admin_token } => {
             let text = match (document.file, document.inline) {
-                (Some(path), _) => std::fs::read_to_string(&path)
-                    .map_err(|e| Failure::new("io_error", format!("cannot read {}: {e}", path.display())))?,
+                (Some(path), _) => std::fs::read_to_string(&path).map_err(|e| {
+                    Failure::new(code::IO_ERROR, format!("cannot read {}: {e}", path.display()))
+                })?,
                 (None, inline) => inline.unwrap_or_default(),
             };
             let document: Value = serde_json::from_str(&text)

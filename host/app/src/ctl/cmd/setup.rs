@@ -1,4 +1,7 @@
-//! The tool itself: `init`, `config`, `context`, `completions`, `version`. Nothing here talks to a daemon.
+//! The tool itself: `init`, `config`, `context`, `completions`, `man`, `quickstart`, `version`. Nothing here talks to a
+//! daemon.
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
@@ -48,6 +51,13 @@ pub(crate) struct Completions {
     shell: Shell,
 }
 
+/// `man`
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Where they go, for example /usr/share/man/man1; made when missing.
+    dir: PathBuf,
+}
+
 pub(crate) fn init(ctx: &Ctx, args: Init) -> Outcome {
     let mut changes = Vec::new();
     for (key, value) in [("registry", &args.registry), ("beacon", &args.beacon), ("hostname", &args.hostname)]
@@ -81,7 +91,7 @@ pub(crate) fn config(ctx: &Ctx, args: Config) -> Outcome {
         return Ok(Report::new(json!({ "key": key, "value": value }), format!("{key} = {value}")));
     }
     let mut data = ctx.config.clone();
-    let path = |p: std::path::PathBuf| Value::from(p.display().to_string());
+    let path = |p: PathBuf| Value::from(p.display().to_string());
     data.insert("config_path".to_owned(), path(ctx.config_path()));
     data.insert("pid_file".to_owned(), path(ctx.home.join("pilot.pid")));
     data.insert("log_file".to_owned(), path(ctx.home.join("pilot.log")));
@@ -120,6 +130,7 @@ pub(crate) fn context(args: Context) -> Outcome {
         "timeout": "no answer in time; may be retried",
         "trust_required": "the peer is private and does not trust this node: pilotctl handshake",
         "auth_required": "an admin token is needed: PILOT_ADMIN_TOKEN",
+        "io_error": "a local file cannot be read",
         "permission_denied": "the daemon belongs to another user",
         "unavailable": "this daemon does not offer it",
         "internal": "the local system, or the receiver's, failed",
@@ -133,6 +144,7 @@ pub(crate) fn context(args: Context) -> Outcome {
             "--json": "one JSON line: {\"data\":...,\"status\":\"ok\"} on stdout, or an error object on stderr with exit code 1",
             "--socket": "the daemon's socket",
             "--verbose": "more on standard error",
+            "--watch": "repeat a status command every N seconds",
         },
         "environment": ["PILOT_SOCKET", "PILOT_HOME", "PILOT_REGISTRY", "PILOT_ADMIN_TOKEN", "PILOT_DAEMON_BIN", "NO_COLOR"],
         "config_file": "~/.pilot/config.json",
@@ -165,6 +177,55 @@ pub(crate) fn completions(args: &Completions) -> Report {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "pilotctl", &mut script);
     Report::text(String::from_utf8_lossy(&script))
+}
+
+/// Manual pages of both programs, one for each command, from the definitions that the parsers use.
+pub(crate) fn man(args: Man) -> Outcome {
+    let fail = |e: std::io::Error| {
+        Failure::internal(format!("cannot write manual pages to {}: {e}", args.dir.display()))
+    };
+    std::fs::create_dir_all(&args.dir).map_err(fail)?;
+    let mut pages = 0;
+    for mut root in [Cli::command(), crate::cli::Cli::command()] {
+        // Names of subcommands become "pilotctl ping"; the build step also fills in the usage lines.
+        root.build();
+        pages += write_pages(&args.dir, &root, root.get_name()).map_err(fail)?;
+    }
+    let data = json!({ "dir": args.dir.display().to_string(), "pages": pages });
+    Ok(Report::new(data, format!("{pages} manual pages in {}", args.dir.display())))
+}
+
+fn write_pages(dir: &Path, command: &clap::Command, name: &str) -> std::io::Result<usize> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone().display_name(name)).title(name).render(&mut page)?;
+    std::fs::write(dir.join(format!("{name}.1")), page)?;
+    let mut pages = 1;
+    for sub in command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help") {
+        pages += write_pages(dir, sub, &format!("{name}-{}", sub.get_name()))?;
+    }
+    Ok(pages)
+}
+
+/// The first steps.
+pub(crate) fn quickstart(ctx: &Ctx) -> Report {
+    let b = |text: &str| ctx.out.bold(text);
+    Report::text(format!(
+        "{}\n  {}\n  {}\n\n{}\n  {}\n\n{}\n  {}\n  {}\n\n{}\n  {}\n  {}\n  {}\n\n{}\n  {}\n",
+        b("1. Start a node and see who you are"),
+        "pilotctl daemon start",
+        "pilotctl info",
+        b("2. Find a peer by name or number"),
+        "pilotctl find <hostname>",
+        b("3. Ask for trust; the other side approves"),
+        "pilotctl handshake <peer> \"why\" --wait 60s",
+        "pilotctl pending            # there, then: pilotctl approve <peer>",
+        b("4. Talk"),
+        "pilotctl ping <peer>",
+        "pilotctl send-message <peer> --data hello",
+        "pilotctl send-file <peer> report.pdf      # resumes after an interruption",
+        b("5. Look"),
+        "pilotctl top                # peers, paths, streams, plugins, events; q ends it",
+    ))
 }
 
 pub(crate) fn version() -> Report {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use clap::Args;
+use clap::{Args, Subcommand};
 use pilot_wire::ipc::{Request, SignBody};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -27,6 +27,31 @@ pub(crate) struct SignRequest {
     /// 16 lower-case hex digits; random when absent.
     #[arg(long, default_value = "", value_name = "HEX")]
     nonce: String,
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The badge, as its issuer gave it.
+    #[arg(long)]
+    badge: String,
+    /// The issuer's signature, base64.
+    #[arg(long)]
+    badge_sig: String,
+}
+
+/// `recovery ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Recovery {
+    /// Deposit an enrolment, so that the issuer can give this node a new key when its own is lost
+    Enroll {
+        /// The enrolment, as its issuer gave it (JSON).
+        #[arg(long)]
+        enrollment: String,
+        /// The issuer's signature, base64.
+        #[arg(long)]
+        enrollment_sig: String,
+    },
 }
 
 /// What the signature covers.
@@ -112,4 +137,15 @@ pub(crate) async fn verify(ctx: &Context, args: VerifyRequest) -> Outcome {
         false => format!("{}: {}", ctx.out.red("invalid"), text(&verdict, "reason")),
     };
     Ok(Report::new(verdict, line).exit(u8::from(!valid)))
+}
+
+pub(crate) async fn verify_badge(ctx: &Context, args: Verify) -> Outcome {
+    let request = Request::SubmitBadge { badge: args.badge, badge_sig: args.badge_sig };
+    Ok(Report::plain(ctx.connect().await?.json(&request).await?))
+}
+
+pub(crate) async fn recovery(ctx: &Context, command: Recovery) -> Outcome {
+    let Recovery::Enroll { enrollment, enrollment_sig } = command;
+    let request = Request::EnrollRecovery { enrollment, enrollment_sig };
+    Ok(Report::plain(ctx.connect().await?.json(&request).await?))
 }

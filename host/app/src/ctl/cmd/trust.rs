@@ -1,5 +1,7 @@
 //! Asking for trust, granting it, taking it back.
 
+use std::time::Duration;
+
 use clap::Args;
 use pilot_net::ipc::{Client, ClientError};
 use pilot_wire::ipc::{HandshakeRequest, Request};
@@ -9,7 +11,7 @@ use super::Outcome;
 use crate::ctl::context::Context;
 use crate::ctl::fail::{Failure, code};
 use crate::ctl::out::{Cell, Report, row};
-use crate::ctl::values::{list, local_time, number, text};
+use crate::ctl::values::{duration, go_duration, list, local_time, number, text};
 
 /// `handshake`
 #[derive(Debug, Args)]
@@ -18,6 +20,9 @@ pub(crate) struct Handshake {
     peer: String,
     /// What the other side's operator will read.
     justification: Vec<String>,
+    /// Wait until the other side has approved, at most this long.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "60s", value_name = "DURATION", value_parser = duration)]
+    wait: Option<Duration>,
 }
 
 /// `approve`
@@ -70,7 +75,13 @@ pub(crate) async fn handshake(ctx: &Context, args: Handshake) -> Outcome {
     let target = ctx.target(&client, &args.peer).await?;
     let node = target.addr.node;
     let justification = args.justification.join(" ");
-    let answer = ask(&client, HandshakeRequest::Request { node, justification }).await?;
+    let mut answer = ask(&client, HandshakeRequest::Request { node, justification }).await?;
+    if let Some(limit) = args.wait {
+        ctx.out.remark(&format!("trust request sent to node {node}; waiting for its approval"));
+        wait_for_trust(&client, node, limit).await?;
+        answer["trusted"] = true.into();
+        return Ok(Report::new(answer, format!("node {node} trusts this node")));
+    }
     let text = match text(&answer, "status") {
         "in_flight" => format!("a request to node {node} is already on its way"),
         _ => format!(
@@ -78,6 +89,27 @@ pub(crate) async fn handshake(ctx: &Context, args: Handshake) -> Outcome {
         ),
     };
     Ok(Report::new(answer, text))
+}
+
+/// The daemon holds one question for at most 30 s (ipc.md section 9), so a longer wait asks again.
+async fn wait_for_trust(client: &Client, node: u32, limit: Duration) -> Result<(), Failure> {
+    const HOLD: Duration = Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let timeout_ms = u32::try_from(left.min(HOLD).as_millis()).unwrap_or(u32::MAX);
+        let answer = ask(client, HandshakeRequest::Wait { node, timeout_ms }).await?;
+        if answer["trusted"] == Value::Bool(true) {
+            return Ok(());
+        }
+        if left.is_zero() {
+            return Err(Failure::timeout(format!(
+                "node {node} did not approve within {}",
+                go_duration(limit)
+            ))
+            .hint("the request stands; once approved it shows up in: pilotctl trust"));
+        }
+    }
 }
 
 pub(crate) async fn pending(ctx: &Context) -> Outcome {

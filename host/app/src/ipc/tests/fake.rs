@@ -396,7 +396,7 @@ impl IpcBackend for Fake {
         self.log.add("stop");
     }
 
-    fn host_request(&self, op: &str, _: Object) -> Later<'_, Option<Result<Value, String>>> {
+    fn host_request<'a>(&'a self, op: &'a str, _: Object) -> Later<'a, Option<Result<Value, String>>> {
         let answer = match op {
             "extra" => Some(Err("not today".to_owned())),
             "paths" => Some(Ok(self.paths.lock().unwrap().clone())),

@@ -248,6 +248,19 @@ pub trait PolicyManager: Send + Sync {
     fn stop_all(&self);
     /// Notes the networks that have saved state; starts nothing.
     fn load_persisted(&self) -> Result<Vec<u16>>;
+    /// Says what a document would do on `event` in `context`, rule by rule, without putting it in force; with an empty
+    /// `event` whether it is valid and what is in it. Both answers are for people: members `rules` (each with `rule`,
+    /// `outcome` and, where it matched, `directives`), `verdict` on gate events, `because`. Errors of kind `Invalid` name
+    /// what is wrong with document, event or context. Blocks for the evaluation. Since treaty 1.1.
+    fn explain(
+        &self,
+        document_json: &str,
+        event: &str,
+        context: &Map<String, Value>,
+    ) -> Result<Map<String, Value>> {
+        let _ = (document_json, event, context);
+        Err(unsupported_error("PolicyManager.explain"))
+    }
 }
 
 /// The policy of one network (plugin-contract.md section 7).
@@ -284,8 +297,7 @@ pub trait WebhookManager: Send + Sync {
     fn stats(&self) -> WebhookStats;
 }
 
-/// A default for methods that an older treaty does not have.
-#[allow(dead_code)]
-pub(crate) fn unsupported<T>(method: &str) -> Result<T> {
-    Err(Error::unsupported(format!("{method} is not supported by this side of the treaty")))
+/// What a method answers with that an older treaty does not have.
+pub(crate) fn unsupported_error(method: &str) -> Error {
+    Error::unsupported(format!("{method} is not supported by this side of the treaty"))
 }

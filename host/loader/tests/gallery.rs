@@ -28,7 +28,7 @@ fn a_good_plugin_lives_and_logs() {
     let rack = Rack::new().put("good", "good.so");
     let loaded = rack.load().unwrap();
     let info = loaded.plugin("good").unwrap();
-    assert_eq!((info.name.as_str(), info.version.as_str(), info.treaty), ("good", "0.1.0", (1, 0)));
+    assert_eq!((info.name.as_str(), info.version.as_str(), info.treaty), ("good", "0.1.0", (1, 1)));
     assert_eq!(info.state, PluginState::Running);
     assert_eq!(info.path, rack.dir().join("good.so"));
     assert_eq!((info.sha256.len(), info.faults), (64, 0));

@@ -98,6 +98,70 @@ struct AreaCoverage {
     not_yet_covered: BTreeMap<String, String>,
 }
 
+/// A recorded outcome that ours is meant to differ from (`host/wire/tests/vectors/differences.toml`).
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Difference {
+    /// The vector file.
+    pub area: String,
+    /// Names of the entries it is about; `*` stands for any text.
+    pub vectors: Vec<String>,
+    /// What the Go peer does there.
+    pub peer: String,
+    /// What ours does.
+    pub ours: String,
+    /// Why.
+    pub reason: String,
+    /// Where the fact sheet speaks of it.
+    pub sheet: String,
+}
+
+/// What the Go peer gets wrong by its fact sheet, and the test that holds ours to the right behaviour.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerBug {
+    /// What the Go peer does.
+    pub peer: String,
+    /// Where the fact sheet names it.
+    pub sheet: String,
+    /// FILE::NAME of the test, the file from the top of the source tree.
+    pub test: String,
+}
+
+/// The whole of `differences.toml`.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Differences {
+    /// Recorded outcomes that ours differs from.
+    pub difference: Vec<Difference>,
+    /// Bugs of the Go peer that are not copied.
+    pub bug: Vec<PeerBug>,
+}
+
+/// Reads `differences.toml`.
+pub fn differences() -> Differences {
+    let path = own_folder().join("differences.toml");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The difference that is listed for one entry. Tests tolerate a difference only when this knows it.
+pub fn difference(area: &str, name: &str) -> Option<Difference> {
+    let mut all = differences().difference.into_iter();
+    all.find(|d| d.area == area && d.vectors.iter().any(|v| matches(v, name)))
+}
+
+/// Whether `name` fits `pattern`, whose `*` stand for any text.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (first, rest) = pattern.split_once('*').map_or((pattern, None), |(a, b)| (a, Some(b)));
+    let Some(left) = name.strip_prefix(first) else { return false };
+    match rest {
+        None => left.is_empty(),
+        // The shortest text for this star that leaves the rest of the pattern its chance.
+        Some(rest) => (0..=left.len()).any(|n| left.is_char_boundary(n) && matches(rest, &left[n..])),
+    }
+}
+
 fn coverage() -> BTreeMap<String, AreaCoverage> {
     let path = own_folder().join("coverage.toml");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -173,4 +237,45 @@ pub fn run(krate: &str, areas: &[&str], mut check: impl FnMut(&str, &Entry)) {
     }
     assert!(found > 0, "{} holds none of {areas:?}", folder.display());
     assert!(failures.is_empty(), "{} vector(s) failed:\n  {}", failures.len(), failures.join("\n  "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stand_for_any_text() {
+        for (pattern, name, fits) in [
+            ("a-b", "a-b", true),
+            ("a-b", "a-bc", false),
+            ("a*", "a", true),
+            ("*b*", "abc", true),
+            ("a*c*e", "abcde", true),
+            ("a*c*e", "abcdef", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    /// The list is only worth something while every line of it is about something.
+    #[test]
+    fn every_listed_difference_and_test_exists() {
+        let list = differences();
+        for d in &list.difference {
+            let entries = load_from(&own_folder(), &d.area).unwrap_or_else(|| panic!("no area {}", d.area));
+            for pattern in &d.vectors {
+                // Other folders of vectors may hold more of a kind than ours does; a plain name must be here.
+                let here = entries.iter().any(|e| matches(pattern, &e.name));
+                assert!(here || pattern.contains('*'), "{}: no entry {pattern}", d.area);
+            }
+            assert!(!d.reason.trim().is_empty() && !d.peer.is_empty() && !d.ours.is_empty(), "{d:?}");
+        }
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for bug in &list.bug {
+            let (file, test) =
+                bug.test.split_once("::").unwrap_or_else(|| panic!("{}: not FILE::NAME", bug.test));
+            let source = std::fs::read_to_string(top.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+            assert!(source.contains(&format!("fn {test}(")), "{file} has no test {test}");
+        }
+    }
 }

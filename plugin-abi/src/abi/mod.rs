@@ -26,7 +26,7 @@ pub use values::*;
 /// The treaty's major version: plugins of another major are refused. It is this crate's major version.
 pub const ABI_MAJOR: u16 = 1;
 /// The treaty's minor version: differences are fine in both directions. It is this crate's minor version.
-pub const ABI_MINOR: u16 = 0;
+pub const ABI_MINOR: u16 = 1;
 
 /// The name of the exported symbol that holds the root module's [`LibHeader`].
 pub const ROOT_SYMBOL: &std::ffi::CStr = c"PILOT_PLUGIN_ROOT";

@@ -10,6 +10,11 @@ use async_ffi::FfiFuture;
 
 use super::values::{AbiResult, ConnInfo, Event, KeyBytes, SignatureBytes, WebhookCounters};
 
+/// What a method that one side does not have yet answers with.
+fn newer<T>(method: &str) -> AbiResult<T> {
+    abi_stable::std_types::RErr(crate::api::unsupported_error(method).into())
+}
+
 /// Mirror of [`crate::Plugin`].
 #[sabi_trait]
 pub trait Plugin: Send + Sync {
@@ -183,6 +188,10 @@ pub trait PolicyManager: Send + Sync {
     fn stop_all(&self) -> AbiResult<()>;
     #[sabi(last_prefix_field)]
     fn load_persisted(&self) -> AbiResult<RVec<u16>>;
+    /// Treaty 1.1.
+    fn explain(&self, _document: RStr<'_>, _event: RStr<'_>, _context_json: RStr<'_>) -> AbiResult<RString> {
+        newer("PolicyManager.explain")
+    }
 }
 /// A policy manager.
 pub type PolicyManagerArc = PolicyManager_TO<'static, RArc<()>>;

@@ -44,6 +44,13 @@ impl abi::PolicyManager for Local<dyn api::PolicyManager> {
     fn load_persisted(&self) -> AbiResult<RVec<u16>> {
         self.guard("PolicyManager.load_persisted", |m| Ok(m.load_persisted()?.into()))
     }
+
+    fn explain(&self, document: RStr<'_>, event: RStr<'_>, context_json: RStr<'_>) -> AbiResult<RString> {
+        self.guard("PolicyManager.explain", |m| {
+            let context = from_json(context_json.as_str())?;
+            json(&m.explain(document.as_str(), event.as_str(), &context)?)
+        })
+    }
 }
 
 impl api::PolicyManager for Remote<abi::PolicyManagerArc> {
@@ -73,6 +80,19 @@ impl api::PolicyManager for Remote<abi::PolicyManagerArc> {
 
     fn load_persisted(&self) -> Result<Vec<u16>> {
         self.call("PolicyManager.load_persisted", |m| m.load_persisted()).map(RVec::into_vec)
+    }
+
+    fn explain(
+        &self,
+        document_json: &str,
+        event: &str,
+        context: &Map<String, Value>,
+    ) -> Result<Map<String, Value>> {
+        let context = json(context)?;
+        let answer = self.call("PolicyManager.explain", |m| {
+            m.explain(document_json.into(), event.into(), context.as_rstr())
+        });
+        answer.and_then(|text| from_json(&text))
     }
 }
 

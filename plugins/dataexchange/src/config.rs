@@ -3,6 +3,7 @@
 //! Called once, from `init`. Every refusal names the key and what would be accepted. Zero and negative numbers mean
 //! what dataexchange.md says: 0 = the default, negative = no limit.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +21,11 @@ pub(crate) struct Config {
     pub inbox_dir: PathBuf,
     /// Where files are stored; unfinished ones in `.partial` below it.
     pub received_dir: PathBuf,
+    /// An object store that complete files go to instead of `received_dir`, which then holds only what is arriving:
+    /// `s3://BUCKET/PREFIX`, `gs://..`, `az://..`. Empty: none.
+    pub received_url: String,
+    /// Options of that store by the object_store crate's names, over those of the environment.
+    pub object_store: BTreeMap<String, String>,
     /// Store every message as base64, whatever its type.
     pub include_base64: bool,
     /// Bytes the inbox may hold; `None` = no limit.
@@ -51,6 +57,8 @@ impl Config {
         let config = Config {
             inbox_dir: state_dir.join(keys.text("inbox_dir")?.unwrap_or("inbox".into())),
             received_dir: state_dir.join(keys.text("received_dir")?.unwrap_or("received".into())),
+            received_url: keys.text("received_url")?.unwrap_or_default(),
+            object_store: keys.texts("object_store")?,
             include_base64: keys.flag("include_base64")?.unwrap_or(false),
             inbox_max_bytes: limit(keys.integer("inbox_max_bytes")?, 256 << 20),
             // A negative number means the default here, not "off" (dataexchange.md section 3.1).
@@ -130,6 +138,15 @@ impl Keys {
 
     fn integer(&mut self, key: &str) -> Result<Option<i64>> {
         self.take(key, "a whole number", Value::as_i64)
+    }
+
+    /// A table whose values are all texts.
+    fn texts(&mut self, key: &str) -> Result<BTreeMap<String, String>> {
+        let read = |v: &Value| {
+            let members = v.as_object()?.iter();
+            members.map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+        };
+        Ok(self.take(key, "a table of texts", read)?.unwrap_or_default())
     }
 
     fn take<T>(

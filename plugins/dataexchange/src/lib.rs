@@ -9,6 +9,7 @@
 //! | `channel` | frames in, replies out, bounded in memory and time |
 //! | `inbox`, `body` | messages as JSON files |
 //! | `received`, `budget` | files that came in one frame, names, quota |
+//! | `remote` | received files in an object store instead of a directory |
 //! | `transfers`, `partial` | files that come in chunks and may be continued later |
 //! | `config`, `stamp`, `disk` | settings, times and numbers, atomic files |
 //!
@@ -25,6 +26,7 @@ mod disk;
 mod inbox;
 mod partial;
 mod received;
+mod remote;
 mod service;
 mod session;
 mod stamp;

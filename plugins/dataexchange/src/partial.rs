@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
 use crate::disk;
-use crate::received::Received;
+use crate::received::{Received, Stored};
 use crate::stamp::Stamps;
 
 /// Bytes read at a time when stored bytes are hashed.
@@ -67,8 +67,8 @@ pub(crate) enum AppendError {
 /// How a transfer ended that had all its bytes.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Stored under this path.
-    Stored(PathBuf),
+    /// Stored under its final name.
+    Stored(Stored),
     /// Another connection owns the file now.
     TakenOver,
     /// The bytes are not those that were announced; they are deleted.
@@ -258,7 +258,12 @@ impl Partial {
             })
         });
         match renamed {
-            Ok(path) => Outcome::Stored(path),
+            Ok(stored) => {
+                if received.is_remote() {
+                    received.budget.release(self.cursor);
+                }
+                Outcome::Stored(stored)
+            }
             Err(e) => Outcome::Failed(format!("rename: {e}")),
         }
     }

@@ -13,6 +13,7 @@ use tempfile::{NamedTempFile, PathPersistError, TempPath};
 
 use crate::budget::{Budget, Full, Reservation};
 use crate::disk;
+use crate::remote::Remote;
 use crate::stamp::Stamps;
 
 /// Where unfinished files live, below the directory of received files.
@@ -47,15 +48,32 @@ pub(crate) struct Received {
     pub budget: Arc<Budget>,
     stamps: Arc<Stamps>,
     fsync: bool,
+    /// Where complete files go instead of `dir`.
+    remote: Option<Remote>,
+}
+
+/// A file under its final name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// The name, with stamp and number.
+    pub name: String,
+    /// Its path, or its URL in an object store.
+    pub location: String,
 }
 
 impl Received {
     /// Removes what a crash left of whole files; unfinished transfers stay, they can be resumed.
-    pub fn open(dir: PathBuf, max: Option<u64>, fsync: bool, stamps: Arc<Stamps>) -> Received {
+    pub fn open(
+        dir: PathBuf,
+        max: Option<u64>,
+        fsync: bool,
+        stamps: Arc<Stamps>,
+        remote: Option<Remote>,
+    ) -> Received {
         let partial_dir = dir.join(PARTIAL_DIR);
         disk::sweep(&partial_dir, FRAME_PREFIX);
         let budget = Budget::new(dir.clone(), is_frame, max);
-        Received { dir, partial_dir, budget, stamps, fsync }
+        Received { dir, partial_dir, budget, stamps, fsync, remote }
     }
 
     /// Where finished files are.
@@ -76,9 +94,17 @@ impl Received {
         Ok(Incoming { store: self, file, reservation })
     }
 
-    /// Gives `file`, complete and inside the partial directory, its final name, made of the sender's `name`. On an error
-    /// the file is where it was, and the caller decides about it.
-    pub fn publish(&self, file: TempPath, name: &str) -> Result<PathBuf, PathPersistError> {
+    /// Gives `file`, complete and inside the partial directory, its final name, made of the sender's `name`, here or in
+    /// the object store. On an error the file is where it was, and the caller decides about it.
+    pub fn publish(&self, file: TempPath, name: &str) -> Result<Stored, PathPersistError> {
+        if let Some(remote) = &self.remote {
+            let made = || final_name(name, &self.stamps.stamp(), self.stamps.next());
+            return match remote.upload(&file, made) {
+                // Dropping the file deletes the local copy.
+                Ok((name, location)) => Ok(Stored { name, location }),
+                Err(error) => Err(PathPersistError { error, path: file }),
+            };
+        }
         let path =
             disk::place(file, &self.dir, &self.stamps, |stamp, number| final_name(name, stamp, number))?;
         if self.fsync
@@ -87,7 +113,13 @@ impl Received {
             // The file is there for everyone; only a power cut in the next seconds could still lose its name.
             tracing::warn!(dir = %self.dir.display(), %error, "cannot sync the directory");
         }
-        Ok(path)
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Stored { name, location: path.to_string_lossy().into_owned() })
+    }
+
+    /// Whether published files leave this machine, and with it the quota.
+    pub fn is_remote(&self) -> bool {
+        self.remote.is_some()
     }
 
     /// Whether acknowledged bytes are forced to the disk.
@@ -110,13 +142,15 @@ impl Incoming<'_> {
     }
 
     /// Gives the file its final name, made of the sender's `name`.
-    pub fn finish(self, name: &str) -> Result<PathBuf, StoreError> {
+    pub fn finish(self, name: &str) -> Result<Stored, StoreError> {
         if self.store.fsync {
             self.file.as_file().sync_all()?;
         }
-        let path = self.store.publish(self.file.into_temp_path(), name).map_err(|e| e.error)?;
-        self.reservation.settle();
-        Ok(path)
+        let stored = self.store.publish(self.file.into_temp_path(), name).map_err(|e| e.error)?;
+        if !self.store.is_remote() {
+            self.reservation.settle();
+        }
+        Ok(stored)
     }
 }
 

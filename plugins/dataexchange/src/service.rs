@@ -16,6 +16,7 @@ use crate::connections::Connections;
 use crate::inbox::{self, Inbox};
 use crate::partial::Partials;
 use crate::received::Received;
+use crate::remote::Remote;
 use crate::session;
 use crate::stamp::{Clock, Stamps, SystemClock};
 
@@ -31,15 +32,26 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    fn new(daemon: Arc<dyn Daemon>, config: Config, clock: Arc<dyn Clock>, zone: TimeZone) -> Service {
+    fn new(
+        daemon: Arc<dyn Daemon>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        zone: TimeZone,
+    ) -> Result<Service> {
+        let remote = match config.received_url.as_str() {
+            "" => None,
+            url => Some(Remote::open(url, &config.object_store).map_err(|cause| {
+                Error::invalid(format!("[plugin.dataexchange] received_url {url}: {cause}"))
+            })?),
+        };
         let stamps = Arc::new(Stamps::new(clock, zone));
         let Config { inbox_dir, received_dir, fsync, .. } = config;
         let inbox_limits =
             inbox::Limits { max_bytes: config.inbox_max_bytes, max_files: config.inbox_max_files };
         let inbox = Inbox::open(inbox_dir, inbox_limits, config.include_base64, fsync, stamps.clone());
-        let received = Received::open(received_dir, config.received_max_bytes, fsync, stamps.clone());
+        let received = Received::open(received_dir, config.received_max_bytes, fsync, stamps.clone(), remote);
         let received = Arc::new(received);
-        Service {
+        Ok(Service {
             daemon,
             inbox,
             partials: Partials::new(received.clone(), stamps.clone(), config.partial_max_age),
@@ -47,7 +59,7 @@ impl Service {
             stamps,
             limits: Limits { max_frame: config.max_frame, idle_timeout: config.idle_timeout },
             connections: Connections::new(config.max_connections, config.max_connections_per_peer),
-        }
+        })
     }
 
     /// Frames in, replies out for `conn`.
@@ -118,7 +130,7 @@ impl DataExchange {
 impl Plugin for DataExchange {
     fn init(&self, daemon: Arc<dyn Daemon>) -> Result<()> {
         let config = Config::from_environment(&daemon.config(), &daemon.state_dir())?;
-        let service = Service::new(daemon.clone(), config, self.clock.clone(), self.zone.clone());
+        let service = Service::new(daemon.clone(), config, self.clock.clone(), self.zone.clone())?;
         let service = Arc::new(service);
         let port = ports::DATA_EXCHANGE;
         let listener = (daemon.ports().bind(port))

@@ -3,7 +3,6 @@
 //!
 //! Every frame is answered before the next one is looked at; FILESTREAM answers by its own rules, see `transfers`.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use pilot_wire::dataexchange::{self, ERR_PREFIX, FrameType, TimingReply, Trace};
@@ -13,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::body::Body;
 use crate::channel::{Channel, Cut, Flush, Frame};
 use crate::inbox::Inbox;
-use crate::received::StoreError;
+use crate::received::{StoreError, Stored};
 use crate::service::Service;
 use crate::transfers::Transfers;
 
@@ -87,9 +86,8 @@ impl<'a> Session<'a> {
                 FrameType::TRACE => self.trace()?,
                 FrameType::FILESTREAM => {
                     let service = self.service;
-                    self.transfers.handle(&mut self.channel, |path, size| {
-                        let name = path.file_name().unwrap_or_default().to_string_lossy();
-                        file_received(service, &name, path, size);
+                    self.transfers.handle(&mut self.channel, |file, size| {
+                        file_received(service, &file.name, file, size);
                     })?;
                 }
                 unknown => {
@@ -167,7 +165,7 @@ impl<'a> Session<'a> {
                 return Ok(Err(e));
             }
         }
-        Ok(file.finish(name).map(|path| file_received(self.service, name, &path, size as u64)))
+        Ok(file.finish(name).map(|file| file_received(self.service, name, &file, size as u64)))
     }
 
     /// A TRACE frame: stored as a message of its inner type and answered with four times (dataexchange.md section 2.1).
@@ -218,12 +216,8 @@ fn answer_text(kind: FrameType, size: usize, stored: Result<(), StoreError>) -> 
     }
 }
 
-fn file_received(service: &Service, name: &str, path: &Path, size: u64) {
-    publish(
-        service,
-        "file.received",
-        json!({"filename": name, "size": size, "path": path.to_string_lossy()}),
-    );
+fn file_received(service: &Service, name: &str, file: &Stored, size: u64) {
+    publish(service, "file.received", json!({"filename": name, "size": size, "path": file.location}));
 }
 
 fn publish(service: &Service, topic: &str, payload: Value) {

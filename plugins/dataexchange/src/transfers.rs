@@ -11,7 +11,6 @@
 //! | other kinds, or no whole head | | none |
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 use pilot_wire::dataexchange::{
@@ -22,7 +21,7 @@ use pilot_wire::dataexchange::{
 use crate::channel::{Channel, Cut, Flush};
 use crate::disk;
 use crate::partial::{AppendError, Outcome, Partial, Partials};
-use crate::received::Received;
+use crate::received::{Received, Stored};
 
 /// Longest INIT body: size, hash, chunk size, name length, name.
 const INIT_MAX: usize = 8 + 32 + 4 + 2 + u16::MAX as usize;
@@ -62,7 +61,7 @@ impl Transfers {
 
     /// Handles one FILESTREAM frame, whose payload the channel is about to give. `stored` is called when a file is
     /// complete, before the sender is told.
-    pub fn handle(&mut self, channel: &mut Channel, stored: impl FnOnce(&Path, u64)) -> Result<(), Cut> {
+    pub fn handle(&mut self, channel: &mut Channel, stored: impl FnOnce(&Stored, u64)) -> Result<(), Cut> {
         let Some(head) = StreamFrame::decode(channel.take(STREAM_HEADER_LEN)?) else { return Ok(()) };
         let (kind, id) = (head.kind, head.id);
         match kind {
@@ -151,7 +150,7 @@ impl Transfers {
         &mut self,
         channel: &mut Channel,
         id: TransferId,
-        stored: impl FnOnce(&Path, u64),
+        stored: impl FnOnce(&Stored, u64),
     ) -> Result<(), Cut> {
         let Some(transfer) = self.open.get_mut(&id) else { return refuse(channel, id, NO_TRANSFER) };
         let (cursor, size) = (transfer.partial.cursor(), transfer.partial.size());
@@ -163,8 +162,8 @@ impl Transfers {
             self.open.remove(&id);
         }
         match outcome {
-            Outcome::Stored(path) => {
-                stored(&path, size);
+            Outcome::Stored(file) => {
+                stored(&file, size);
                 reply(channel, id, StreamMessage::Complete { good: true, text: b"" }, Flush::Now)
             }
             Outcome::TakenOver => refuse(channel, id, NO_TRANSFER),

@@ -3,7 +3,9 @@
 //!
 //! Decides only; what follows from a directive is the runner's business.
 
+use std::cell::LazyCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pilot_wire::goquote::quote;
@@ -20,6 +22,8 @@ const EXPRESSION_TIME: Duration = Duration::from_millis(100);
 const RESULT_TIME: Duration = Duration::from_millis(200);
 /// How long compiling a whole document may take.
 const COMPILE_TIME: Duration = Duration::from_secs(5);
+/// Evaluations of one document that may be on other threads at the same time; a further one is an evaluation error.
+const MAX_EVALUATIONS: usize = 2;
 /// The rule name of a verdict that no rule gave.
 const DEFAULT_RULE: &str = "_default";
 
@@ -28,6 +32,26 @@ const DEFAULT_RULE: &str = "_default";
 pub(crate) struct Policy {
     pub document: Document,
     conditions: Vec<Condition>,
+    turns: Turns,
+}
+
+/// How many evaluations of one document are on other threads.
+#[derive(Debug, Default)]
+struct Turns(AtomicUsize);
+
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    fn take(&self) -> Option<Turn<'_>> {
+        let more = |running| (running < MAX_EVALUATIONS).then_some(running + 1);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Turn(self))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The expressions of one rule.
@@ -76,7 +100,7 @@ impl Policy {
 
     fn compile_here(document: Document) -> Result<Policy, String> {
         let conditions = document.rules.iter().map(Condition::compile).collect::<Result<_, _>>()?;
-        Ok(Policy { document, conditions })
+        Ok(Policy { document, conditions, turns: Turns::default() })
     }
 
     /// The name of the rule a directive is from.
@@ -128,6 +152,22 @@ impl Policy {
         Ok(matching.into_iter().flat_map(|rule| self.directives(rule)).collect())
     }
 
+    /// Whether the condition of one rule holds, by itself.
+    pub fn applies(
+        self: &Arc<Self>,
+        workers: &Arc<Workers>,
+        rule: usize,
+        values: &Map<String, Value>,
+        now: f64,
+    ) -> Result<bool, EvalError> {
+        let context = Context::new(lang::declared(self.document.rules[rule].on), values);
+        let policy = self.clone();
+        let limits = Limits { time: EXPRESSION_TIME, now };
+        let work = move || policy.conditions[rule].applies.evaluate(&context, limits);
+        let result = workers.run(RESULT_TIME, work).unwrap_or_else(|e| Err(e.to_string()));
+        result.map_err(|cause| EvalError { rule: self.document.rules[rule].name.clone(), cause })
+    }
+
     /// Which of the peers described by `peers` an `evict_where` directive means; one that fails is not meant.
     pub fn meant(
         self: &Arc<Self>,
@@ -159,7 +199,8 @@ impl Policy {
         self.conditions.get(directive.rule?)?.evict_where.get(directive.action)?.as_ref()
     }
 
-    fn directives(&self, rule: usize) -> impl Iterator<Item = Directive> {
+    /// What one rule does, in order.
+    pub fn directives(&self, rule: usize) -> impl Iterator<Item = Directive> {
         let actions = self.document.rules[rule].actions.iter().enumerate();
         actions.map(move |(action, a)| Directive { kind: a.kind, rule: Some(rule), action })
     }
@@ -185,15 +226,20 @@ impl Policy {
             (0..self.document.rules.len()).filter(|rule| self.document.rules[*rule].on == event).collect();
         let mut matching = Vec::new();
         let mut undecided = rules.len();
-        // Constant conditions in front need no thread; many documents have no others for most events.
+        let context = LazyCell::new(|| Context::new(lang::declared(event), values));
+        let limits = Limits { time: EXPRESSION_TIME, now };
+        let fail =
+            |rule: usize, cause: String| EvalError { rule: self.document.rules[rule].name.clone(), cause };
+        // Small conditions in front need no thread; most documents have no others for most events.
         for (i, rule) in rules.iter().enumerate() {
-            match self.conditions[*rule].applies.constant() {
+            match self.conditions[*rule].applies.evaluate_if_small(|| (*context).clone(), limits) {
                 None => {
                     undecided = i;
                     break;
                 }
-                Some(false) => {}
-                Some(true) => {
+                Some(Err(cause)) => return Err(fail(*rule, cause)),
+                Some(Ok(false)) => {}
+                Some(Ok(true)) => {
                     matching.push(*rule);
                     if to_verdict && self.is_verdict(*rule) {
                         return Ok(matching);
@@ -205,11 +251,14 @@ impl Policy {
         if rest.is_empty() {
             return Ok(matching);
         }
-        let context = Context::new(lang::declared(event), values);
+        // One document must not take all threads from the others.
+        let _turn = self.turns.take().ok_or_else(|| {
+            fail(rest[0], format!("{MAX_EVALUATIONS} evaluations of this document are running already"))
+        })?;
+        let context = (*context).clone();
         let (policy, asked) = (self.clone(), rest.clone());
         let work = move |give: &dyn Fn(Result<bool, String>)| {
             for rule in asked {
-                let limits = Limits { time: EXPRESSION_TIME, now };
                 let result = policy.conditions[rule].applies.evaluate(&context, limits);
                 let last = result.is_err() || (result == Ok(true) && to_verdict && policy.is_verdict(rule));
                 give(result);
@@ -218,8 +267,6 @@ impl Policy {
                 }
             }
         };
-        let fail =
-            |rule: usize, cause: String| EvalError { rule: self.document.rules[rule].name.clone(), cause };
         let mut results = workers.start(work).map_err(|e| fail(rest[0], e.to_string()))?;
         for rule in rest {
             let result = results.next(RESULT_TIME).map_err(|e| fail(rule, e.to_string()))?;
@@ -239,7 +286,8 @@ impl Policy {
 }
 
 impl Directive {
-    fn verdict(&self) -> Option<Verdict> {
+    /// The verdict, if this is one.
+    pub fn verdict(&self) -> Option<Verdict> {
         match self.kind {
             ActionKind::Allow => Some(Verdict::Allow),
             ActionKind::Deny => Some(Verdict::Deny),

@@ -7,6 +7,7 @@
 //! | `manager` | the runners by network, as the daemon and its clients see them |
 //! | `runner` | one network: table, gate, reconcile, cycle, state file |
 //! | `compiled` | what the rules of a document say in a given context |
+//! | `explain` | why a document decides as it does, for people who try one |
 //! | `document` | reading, judging and writing documents |
 //! | `lang` | the expression language |
 //! | `workers` | threads that expressions run on, with deep stacks and a time limit |
@@ -21,6 +22,7 @@ mod clock;
 mod compiled;
 mod config;
 mod document;
+mod explain;
 mod lang;
 mod manager;
 mod plugin;

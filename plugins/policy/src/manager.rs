@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plugin_abi::{Error, PolicyManager, PolicyRunner, Result};
+use serde_json::{Map, Value};
 
 use crate::compiled::Policy;
 use crate::document::Document;
+use crate::explain::explain;
 use crate::runner::store::saved_networks;
 use crate::runner::{Environment, Runner};
 
@@ -92,5 +94,16 @@ impl PolicyManager for Manager {
 
     fn load_persisted(&self) -> Result<Vec<u16>> {
         Ok(saved_networks(&self.environment()?.daemon.state_dir())?)
+    }
+
+    fn explain(
+        &self,
+        document_json: &str,
+        event: &str,
+        context: &Map<String, Value>,
+    ) -> Result<Map<String, Value>> {
+        let environment = self.environment()?;
+        let now = environment.clock.wall().as_nanosecond() as f64 / 1e9;
+        explain(&environment.workers, document_json, event, context, now)
     }
 }

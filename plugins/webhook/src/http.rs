@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_looked_at_after_the_name() {
+    fn go_bug_resolved_addresses_are_not_checked() {
         let http = Http::new("http://unused/", &Config::default()).expect("a transport");
         // Past the check of the text, as if a name had resolved to it.
         let refused = http.send("http://169.254.169.254:9/", None, None, Duration::from_secs(5));

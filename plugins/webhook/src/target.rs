@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_spellings_of_a_forbidden_target_are_refused() {
+    fn go_bug_other_spellings_reach_a_forbidden_target() {
         for host in [
             "2852039166",
             "0xa9fea9fe",

@@ -223,7 +223,7 @@ fn the_saved_url_is_used_unless_it_is_refused() {
 }
 
 #[test]
-fn a_wrong_setting_fails_the_start() {
+fn go_bug_a_configured_url_is_not_checked() {
     let setup = Setup::new(json!({"url": "http://metadata.google.internal/"}));
     assert!(setup.plugin.init(setup.daemon.clone()).is_err());
     let setup = Setup::new(json!({"url": "https://localhost/", "ca_file": "/nonexistent/ca.pem"}));
@@ -233,7 +233,7 @@ fn a_wrong_setting_fails_the_start() {
 }
 
 #[test]
-fn redirects_are_looked_at_before_they_are_followed() {
+fn go_bug_redirect_targets_are_not_checked() {
     let config = Config::default();
     let server = Server::redirecting(vec![307], "http://169.254.169.254/latest/");
     let http = Http::new(&server.url("/"), &config).expect("a transport");

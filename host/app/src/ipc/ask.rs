@@ -180,6 +180,7 @@ async fn host(session: &Session, op: &str, params: Object) {
     let outcome = match op {
         "plugins" => Ok(json!({ "plugins": backend.plugins() })),
         "ping" => ping(backend, &params).await,
+        "policy_explain" => managed::explain(backend.policy(), params).await,
         "lookup" => lookup(backend, &params).await,
         "stop" => {
             // The answer is queued before anything is torn down; queued frames are flushed at shutdown.

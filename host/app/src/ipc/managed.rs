@@ -120,6 +120,21 @@ async fn policy_get(policy: Option<Arc<dyn PolicyManager>>, network: u16) -> Ans
     }))
 }
 
+/// What a document would do: the policy plugin's explanation, without putting it in force. Members of the request:
+/// `document` (text or object), `event` (empty: only whether it is valid) and `context` (object).
+pub(super) async fn explain(policy: Option<Arc<dyn PolicyManager>>, params: Object) -> Answer {
+    let document = match params.get("document") {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Object(document)) => Value::from(document.clone()).to_string(),
+        _ => return Err("host policy_explain: no document".to_owned()),
+    };
+    let event = params.get("event").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let context = params.get("context").and_then(Value::as_object).cloned().unwrap_or_default();
+    let manager = policy.ok_or("host policy_explain: policy plugin not registered")?;
+    let explained = blocking("host policy_explain", move || manager.explain(&document, &event, &context));
+    explained.await?.map(Value::Object).map_err(|e| e.to_string())
+}
+
 async fn policy_set(
     backend: &Arc<dyn IpcBackend>,
     policy: Option<Arc<dyn PolicyManager>>,

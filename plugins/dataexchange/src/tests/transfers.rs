@@ -121,7 +121,7 @@ fn chunks_ahead_of_the_cursor_are_kept_only_within_their_limit() {
 }
 
 #[test]
-fn no_byte_is_stored_past_the_announced_size() {
+fn go_bug_without_a_quota_a_transfer_writes_past_its_size() {
     let rig = Rig::new(json!({"received_max_bytes": -1}));
     let client = rig.connect();
     let file = Outgoing::new(10);
@@ -182,7 +182,7 @@ fn a_transfer_goes_on_where_the_last_connection_ended() {
 }
 
 #[test]
-fn another_node_cannot_write_into_a_running_transfer() {
+fn go_bug_two_connections_write_into_one_partial() {
     let rig = Rig::new(json!({}));
     let file = Outgoing::new(1000);
     let (first, other) = (rig.connect(), rig.connect_from(Addr::backbone(77)));
@@ -200,7 +200,7 @@ fn another_node_cannot_write_into_a_running_transfer() {
 }
 
 #[test]
-fn a_spoilt_partial_does_not_spoil_the_next_attempt() {
+fn go_bug_a_corrupt_partial_fails_every_later_attempt() {
     let rig = Rig::new(json!({}));
     let client = rig.connect();
     let file = Outgoing::new(500);
@@ -219,7 +219,7 @@ fn a_spoilt_partial_does_not_spoil_the_next_attempt() {
 }
 
 #[test]
-fn announcements_that_cannot_be_true_are_refused() {
+fn go_bug_announcements_are_not_checked() {
     let rig = Rig::new(json!({}));
     let client = rig.connect();
     let file = Outgoing::new(10);

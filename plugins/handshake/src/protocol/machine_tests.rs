@@ -156,7 +156,7 @@ fn direct_row_6_waits_with_a_cleaned_text() {
 }
 
 #[test]
-fn direct_row_6_a_full_queue_is_silent_and_does_not_stop_automatic_approval() {
+fn go_bug_a_full_queue_stops_automatic_approval() {
     let mut machine = Machine::default();
     for node in 0..MAX_PENDING_PER_SOURCE as u32 {
         let request = Request { peer: 1000 + node, ..direct("k", false) };

@@ -10,12 +10,14 @@
 //! | 3 | `write` | the same expression in a form that leaves the engine no choice, guards included |
 //! | 4 | `engine` | the engine with our functions, a budget and a deadline |
 //!
-//! Nothing here starts a thread; deep recursion and long runs are the caller's concern, see `workers`.
+//! Nothing here starts a thread; deep recursion and long runs are the caller's concern, see `workers`. Expressions that
+//! have neither say so (`small`).
 
 mod ast;
 mod builtins;
 mod engine;
 mod parse;
+mod small;
 mod token;
 mod types;
 mod write;
@@ -118,6 +120,8 @@ pub(crate) struct Expression(Form);
 enum Form {
     /// `true` or `false`: the most common condition needs no engine.
     Constant(bool),
+    /// Runs anywhere, see `small`.
+    Small(Box<engine::Program>),
     Program(Box<engine::Program>),
 }
 
@@ -131,15 +135,23 @@ impl Expression {
         }
         let form = match tree.node {
             ast::Node::Bool(value) => Form::Constant(value),
-            _ => Form::Program(Box::new(engine::Program::compile(&write::write(&tree, variables))?)),
+            _ => {
+                let program = Box::new(engine::Program::compile(&write::write(&tree, variables))?);
+                if small::is_small(&tree) { Form::Small(program) } else { Form::Program(program) }
+            }
         };
         Ok(Expression(form))
     }
 
-    /// Its value when it is the same in every context; then it needs no evaluation.
-    pub fn constant(&self) -> Option<bool> {
-        match self.0 {
-            Form::Constant(value) => Some(value),
+    /// Evaluates it when that takes neither time nor stack; `None`: it needs [`evaluate`](Self::evaluate).
+    pub fn evaluate_if_small(
+        &self,
+        context: impl FnOnce() -> Context,
+        limits: Limits,
+    ) -> Option<Result<bool, String>> {
+        match &self.0 {
+            Form::Constant(value) => Some(Ok(*value)),
+            Form::Small(program) => Some(program.run(&context(), limits)),
             Form::Program(_) => None,
         }
     }
@@ -148,7 +160,7 @@ impl Expression {
     pub fn evaluate(&self, context: &Context, limits: Limits) -> Result<bool, String> {
         match &self.0 {
             Form::Constant(value) => Ok(*value),
-            Form::Program(program) => program.run(context, limits),
+            Form::Small(program) | Form::Program(program) => program.run(context, limits),
         }
     }
 }
@@ -158,7 +170,7 @@ impl fmt::Debug for Expression {
         f.write_str(match self.0 {
             Form::Constant(true) => "Expression(true)",
             Form::Constant(false) => "Expression(false)",
-            Form::Program(_) => "Expression(..)",
+            Form::Small(_) | Form::Program(_) => "Expression(..)",
         })
     }
 }

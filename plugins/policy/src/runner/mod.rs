@@ -171,6 +171,12 @@ impl Runner {
         *self.table() = self.store.load(self.clock.wall());
     }
 
+    /// The threads that this runner shares with the others.
+    #[cfg(test)]
+    pub fn workers(&self) -> Arc<Workers> {
+        self.workers.clone()
+    }
+
     fn is_stopped(&self) -> bool {
         self.control().stopped
     }

@@ -1,4 +1,6 @@
 //! What the fact sheet says in prose: gates that fail, membership, persistence, expressions out of hand.
+//!
+//! Tests named `go_bug_..` are named after what the Go peer does there, and hold ours to the right behaviour.
 
 use plugin_abi::PolicyRunner;
 
@@ -235,4 +237,113 @@ fn pilot_wire_order(document: &Value) -> String {
         "{{\"version\":1,\"config\":{},\"rules\":[{{\"name\":\"r\",\"on\":\"dial\",\"match\":\"true\",\"actions\":[{{\"type\":\"allow\"}}]}}]}}",
         document["config"]
     )
+}
+
+#[test]
+fn go_bug_fill_replaces_the_policy_tags_of_known_peers() {
+    let document = one_rule("cycle", "peer_id == nil", json!([{"type": "fill", "params": {"count": 5}}]));
+    let snapshot = json!({"network_id": 7, "joined_at": "", "cycle_num": 0, "peers": {
+        "9": {"node_id": 9, "tags": ["given"], "registry_tags": ["old"], "added_at": "2020-01-01T00:00:00Z"}}});
+    let rig = Rig::new(&document, snapshot);
+    rig.set_nodes(json!([{"node_id": 9, "member_tags": ["new"]}, {"node_id": 10, "member_tags": ["t"]}]));
+    assert_eq!(rig.runner.force_cycle().unwrap()["filled"], 1);
+    let list = rig.runner.peer_list();
+    let tags = |node: u32| list.iter().find(|p| p["node_id"] == node).unwrap()["tags"].clone();
+    assert!(tags(9).as_array().unwrap().contains(&json!("given")), "{list:?}");
+    assert_eq!(tags(10), json!(["t"]));
+    assert_eq!(rig.saved()["peers"]["10"]["registry_tags"], json!(["t"]), "not among the policy's own tags");
+}
+
+#[test]
+fn go_bug_a_negative_fill_count_ends_the_process() {
+    let document = one_rule("cycle", "peer_id == nil", json!([{"type": "fill", "params": {"count": -1}}]));
+    let rig = Rig::new(&document, empty());
+    rig.set_nodes(json!([{"node_id": 9}]));
+    assert_eq!(rig.runner.force_cycle().unwrap()["filled"], 0);
+    assert_eq!(peers(&rig), [0u64; 0]);
+}
+
+#[test]
+fn go_bug_a_webhook_directive_writes_into_the_document() {
+    let actions = json!([{"type": "webhook", "params": {"event": "seen", "data": {"kind": "x"}}}]);
+    let rig = Rig::new(&one_rule("connect", "true", actions), empty());
+    let before = rig.runner.policy_json();
+    assert!(rig.runner.evaluate_port_gate(&connect(9, 80)));
+    let (_, payload) = rig.published(0).remove(0);
+    assert_eq!(payload, json!({"kind": "x", "network_id": 7, "rule": "r"}));
+    assert_eq!(rig.runner.policy_json(), before);
+}
+
+/// Runs `gate` over and over until `busy` ends; gives how long each answer took.
+fn answers_meanwhile(busy: &std::thread::JoinHandle<()>, gate: impl Fn()) -> Vec<Duration> {
+    let mut times = Vec::new();
+    while !busy.is_finished() || times.is_empty() {
+        let asked = std::time::Instant::now();
+        gate();
+        times.push(asked.elapsed());
+    }
+    times.sort_unstable();
+    times
+}
+
+/// Documents come from administrators of networks. What one of them writes must not cost the gates of the others.
+#[test]
+#[allow(clippy::print_stdout)] // the measured times are what one wants to read of this test
+fn hostile_documents_are_refused_or_time_out_while_other_gates_answer() {
+    let ours =
+        Rig::new(&one_rule("connect", "port == 22 and peer_age_s < 60", json!([{"type": "deny"}])), empty());
+    let workers = ours.runner.workers();
+    let deep = format!("{}true{}", "(".repeat(2000), ")".repeat(2000));
+    for refused in [deep.as_str(), "\"a\" matches \"(\"", "\"a\" matches \"(a{1000}){1000}\""] {
+        let refusal =
+            compile(&one_rule("connect", refused, json!([{"type": "allow"}])), &workers).unwrap_err();
+        assert!(refusal.starts_with("policy: rule \"r\" match: "), "{refusal}");
+    }
+    for (what, hostile) in [
+        ("a huge range", "len(1..20000000) > 0"),
+        ("a huge range that is used", "all(1..20000000, # > 0)"),
+        ("nested loops", "all(1..1000, all(1..1000, all(1..1000, # > 0)))"),
+        // Exponential where an engine backtracks; this one does not.
+        ("a catastrophic pattern", "(repeat(\"a\", 5000) + \"!\") matches \"^(a+)+$\""),
+    ] {
+        let document = one_rule("connect", hostile, json!([{"type": "allow"}]));
+        let policy = Arc::new(compile(&document, &workers).unwrap());
+        let busy = std::thread::spawn({
+            let workers = workers.clone();
+            move || {
+                for _ in 0..8 {
+                    // Refused, timed out or decided; what matters is that it comes back.
+                    let _ = policy.decide(&workers, PolicyEvent::Connect, &Map::new(), 0.0);
+                }
+            }
+        });
+        let times = answers_meanwhile(&busy, || assert!(!ours.runner.evaluate_port_gate(&connect(9, 22))));
+        busy.join().unwrap();
+        let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+        println!("{what}: another gate answered {} times, median {median:?}, worst {worst:?}", times.len());
+    }
+}
+
+#[test]
+fn one_document_cannot_take_all_threads() {
+    let document =
+        one_rule("connect", "all(1..1000, all(1..1000, all(1..1000, # > 0)))", json!([{"type": "allow"}]));
+    let other = one_rule("connect", "any([\"a\"], # == \"a\")", json!([{"type": "allow"}]));
+    let workers = Workers::new();
+    let hostile = Arc::new(compile(&document, &workers).unwrap());
+    let other = Arc::new(compile(&other, &workers).unwrap());
+    let decide = |policy: &Arc<Policy>| policy.decide(&workers, PolicyEvent::Connect, &Map::new(), 0.0);
+    std::thread::scope(|scope| {
+        let many: Vec<_> = (0..16).map(|_| scope.spawn(|| decide(&hostile))).collect();
+        // This one needs a thread too, and gets it.
+        for _ in 0..20 {
+            assert!(decide(&other).is_ok());
+        }
+        let texts: Vec<String> =
+            many.into_iter().map(|d| d.join().unwrap().unwrap_err().to_string()).collect();
+        assert!(
+            texts.iter().all(|text| text.contains("timed out") || text.contains("running already")),
+            "{texts:?}"
+        );
+    });
 }

@@ -144,6 +144,11 @@ fn a_local_document_gates_from_the_start() {
     host.daemon.set_config(json!({"document": "gate.json"}));
     host.plugin.init(host.daemon.clone()).unwrap();
     assert!(!allows(&*host.manager(), 0, 22) && allows(&*host.manager(), 0, 23));
+    // The backbone's members are everybody; nobody asks the registry for that list.
+    let runner = host.manager().get(0).unwrap();
+    assert_eq!(runner.reconcile_now(), Ok(0));
+    runner.force_cycle().unwrap();
+    assert_eq!(host.daemon.registry_calls(), []);
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! `policy`, `managed`, `member-tags`: a network's rules at this daemon and its members' tags at the registry (ipc.md
 //! section 12).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use pilot_wire::ipc::{ManagedRequest, Request};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::Outcome;
 use crate::ctl::context::Context;
 use crate::ctl::fail::{Failure, code};
-use crate::ctl::out::Report;
+use crate::ctl::out::{Cell, Out, Report, row};
+use crate::ctl::values::{list, text};
 
 /// `policy ...`
 #[derive(Debug, Subcommand)]
@@ -32,7 +33,32 @@ pub(crate) enum Policy {
         #[arg(long, value_name = "TOKEN")]
         admin_token: Option<String>,
     },
+    /// Try a document: what it would do, rule by rule. Nothing is put in force
+    #[command(after_help = TEST_HELP)]
+    Test {
+        /// The document: a file, or `-` for standard input.
+        #[arg(value_name = "DOC")]
+        document: PathBuf,
+        /// What happens: connect, dial, datagram, join, leave, cycle.
+        #[arg(long, value_name = "EVENT")]
+        event: String,
+        /// What it happens to: NAME=VALUE, or one JSON object. May be repeated.
+        #[arg(long, value_name = "NAME=VALUE")]
+        context: Vec<String>,
+    },
+    /// Whether a document would be accepted
+    Validate {
+        /// The document: a file, or `-` for standard input.
+        #[arg(value_name = "DOC")]
+        document: PathBuf,
+    },
 }
+
+/// Shown below `policy test --help`.
+const TEST_HELP: &str = "\
+What the context leaves out is filled in as for an unknown peer, and listed as assumed.
+Example: pilotctl policy test gate.json --event connect --context port=22 --context peer_tags=ops,eu
+Exit code: 0 for allow and for events without a verdict, 1 for deny or a document that is refused.";
 
 /// A policy document.
 #[derive(Debug, Args)]
@@ -122,11 +148,19 @@ pub(crate) enum MemberTags {
 pub(crate) async fn policy(ctx: &Context, command: Policy) -> Outcome {
     let request = match command {
         Policy::Get { net } => ManagedRequest::PolicyGet { network: net },
+        Policy::Test { document, event, context } => {
+            let answer = explain(ctx, &document, &event, self::context(&context)?).await?;
+            return Ok(explained(&ctx.out, answer));
+        }
+        Policy::Validate { document } => {
+            let answer = explain(ctx, &document, "", Map::new()).await?;
+            let rules = list(&answer, "rules").len();
+            let text = format!("valid: {rules} rule(s), default {}", text(&answer, "default_verdict"));
+            return Ok(Report::new(answer, text));
+        }
         Policy::Set { net, document, admin_token } => {
             let text = match (document.file, document.inline) {
-                (Some(path), _) => std::fs::read_to_string(&path).map_err(|e| {
-                    Failure::new(code::IO_ERROR, format!("cannot read {}: {e}", path.display()))
-                })?,
+                (Some(path), _) => read(&path)?,
                 (None, inline) => inline.unwrap_or_default(),
             };
             let document: Value = serde_json::from_str(&text)
@@ -164,6 +198,89 @@ pub(crate) async fn member_tags(ctx: &Context, command: MemberTags) -> Outcome {
         }
     };
     ask(ctx, request).await
+}
+
+/// The text of a document; `-` is standard input.
+fn read(path: &Path) -> Result<String, Failure> {
+    let text = match path.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(path),
+    };
+    text.map_err(|e| Failure::new(code::IO_ERROR, format!("cannot read {}: {e}", path.display())))
+}
+
+/// `NAME=VALUE` pairs and JSON objects, later ones over earlier ones. The daemon knows the types.
+fn context(items: &[String]) -> Result<Map<String, Value>, Failure> {
+    let mut context = Map::new();
+    for item in items {
+        if let Ok(Value::Object(object)) = serde_json::from_str(item) {
+            context.extend(object);
+            continue;
+        }
+        let (name, value) = item
+            .split_once('=')
+            .ok_or_else(|| Failure::invalid(format!("--context {item:?} is neither NAME=VALUE nor JSON")))?;
+        context.insert(name.trim().to_owned(), value.into());
+    }
+    Ok(context)
+}
+
+async fn explain(
+    ctx: &Context,
+    document: &Path,
+    event: &str,
+    context: Map<String, Value>,
+) -> Result<Value, Failure> {
+    let document = read(document)?;
+    let client = ctx.connect().await?;
+    let params = json!({ "document": document, "event": event, "context": context });
+    match ctx.host(&client, "policy_explain", params).await {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(Failure::new(code::UNAVAILABLE, "this daemon cannot try policies")),
+        // Here the daemon's sentence is about what the person gave us.
+        Err(error) => Err(match error.daemon_text() {
+            Some(text) => Failure::invalid(text.to_owned()),
+            None => error.into(),
+        }),
+    }
+}
+
+/// The walk through the rules, for people; a denial is exit code 1.
+fn explained(out: &Out, answer: Value) -> Report {
+    let mut rows = Vec::new();
+    for rule in list(&answer, "rules") {
+        let outcome = match text(rule, "outcome") {
+            o @ "match" => Cell::good(o),
+            o @ "error" => Cell::bad(o),
+            o => o.to_owned().into(),
+        };
+        let effects =
+            list(rule, "directives").iter().map(|d| format!("{} ({})", text(d, "type"), text(d, "effect")));
+        let does = match text(rule, "error") {
+            "" => effects.collect::<Vec<_>>().join(", "),
+            error => error.to_owned(),
+        };
+        rows.push(row![
+            text(rule, "rule").to_owned(),
+            text(rule, "on").to_owned(),
+            text(rule, "match").to_owned(),
+            outcome,
+            does
+        ]);
+    }
+    let table = out.table(&["RULE", "ON", "MATCH", "OUTCOME", "DOES"], &[], rows);
+    let assumed: Vec<&str> = list(&answer, "assumed").iter().filter_map(Value::as_str).collect();
+    let assumed = match assumed.len() {
+        0 => String::new(),
+        _ => format!("\nassumed: {}", assumed.join(", ")),
+    };
+    let verdict = text(&answer, "verdict");
+    let end = match verdict {
+        "" => text(&answer, "because").to_owned(),
+        _ => format!("{verdict}: {}", text(&answer, "because")),
+    };
+    let exit = u8::from(verdict == "deny");
+    Report::new(answer.clone(), format!("{table}{assumed}\n{end}")).exit(exit)
 }
 
 async fn node(ctx: &Context, name: &str) -> Result<u32, Failure> {

@@ -10,6 +10,7 @@
 //! Used by the host program. It knows the treaty (plugin-abi) and nothing of engine, network or configuration files. A
 //! library is never unloaded: its code stays mapped until the process ends.
 
+pub mod child;
 mod config;
 mod info;
 pub mod inspect;

@@ -1,0 +1,34 @@
+//! Plugins in processes of their own: `isolation = "process"`.
+//!
+//! ```text
+//!   host process                                   child process (the same program, `plugin-child`)
+//!   ChildPlugin ── supervises, restarts            start ── opens the sealed file that came over the socket
+//!   Seat  ── the plugin's services for the host    Home  ── the plugin, its services
+//!   Desk  ── the plugin's Daemon, served           ChildDaemon ── that Daemon, asked
+//!        └──────────── Session ═══ socket pair ═══ Session ────────────┘
+//! ```
+//!
+//! The same `.so` runs unchanged on the other side of a socket pair. [`ChildPlugin`] implements the plain
+//! [`Plugin`](plugin_abi::Plugin), so that whoever starts plugins need not know; the child gives its plugin a plain
+//! [`Daemon`](plugin_abi::Daemon). A crash, an `abort`, an `exit` or an endless loop ends the child and nothing else: its
+//! streams and ports are closed, its services answer "no" until the next child serves them, and that one is started after
+//! a pause that grows, up to a number of crashes.
+//!
+//! Whatever comes from the child is checked like bytes from a network: lengths, numbers of objects, calls at once, memory
+//! on its behalf. Breaking the protocol is one of the ways to end.
+
+mod frame;
+mod inside;
+mod message;
+mod outbox;
+mod parent;
+mod plugin;
+mod process;
+mod services;
+mod session;
+
+pub use inside::child_main;
+pub use plugin::{
+    AfterCrash, ChildLimits, ChildPlugin, ChildSpec, ChildState, ChildStatus, ChildWatch, Crash, Restarts,
+};
+pub use process::Program;

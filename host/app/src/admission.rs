@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 
 use crate::core::Core;
+use crate::services::Decider;
 
 /// Questions answered at once; later ones wait, and the engine gives up on those that wait too long.
 const IN_FLIGHT: usize = 256;
@@ -129,7 +130,7 @@ impl Admission {
 
     /// Whether the trust store holds a grant for the peer that its present key does not contradict.
     async fn known(&self, peer: u32) -> bool {
-        let Some(service) = self.core.services.handshake.get() else { return false };
+        let Decider::Ask(service) = self.core.services.handshake.decide().await else { return false };
         let key = self.core.peer_key_text(peer);
         // In-memory by contract, yet a plugin's code: never on a runtime thread. A failure is a "no".
         tokio::task::spawn_blocking(move || service.is_trusted_with_key(peer, &key)).await.unwrap_or(false)
@@ -141,7 +142,7 @@ impl Admission {
     }
 
     async fn port(&self, event: PolicyEvent, network: u16, peer: u32, port: u16, size: u32) -> Answer {
-        match self.core.port_allowed_async(event, network, peer, port, size, Direction::In).await {
+        match self.core.port_allowed(event, network, peer, port, size, Direction::In).await {
             true => Answer::Admit(Verdict::Allow),
             false => Answer::Admit(Verdict::PortDenied),
         }

@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 
 use crate::core::{Core, Nudge};
 use crate::ipc::{Change, Inbox, IpcBackend, IpcEvents, IpcListener, IpcStream, Later, Object};
-use crate::status;
+use crate::{status, supervision};
 
 /// Pings between the two engines give up after this time.
 const PING_LIMIT: Duration = Duration::from_secs(10);
@@ -230,19 +230,11 @@ impl IpcBackend for HostBackend {
     }
 
     fn plugins(&self) -> Value {
-        let rows = self.plugins.plugins().into_iter().map(|p| {
-            json!({
-                "name": p.name,
-                "version": p.version,
-                "state": p.state.as_str(),
-                "reason": p.state.reason(),
-                "faults": p.faults,
-                "path": p.path.display().to_string(),
-                "sha256": p.sha256,
-                "treaty": format!("{}.{}", p.treaty.0, p.treaty.1),
-            })
-        });
-        Value::Array(rows.collect())
+        Value::Array(self.plugins.plugins().iter().map(|p| supervision::row(&self.core, p)).collect())
+    }
+
+    fn settled(&self) -> Later<'_, ()> {
+        Box::pin(self.core.services.settled())
     }
 
     fn ping(&self, peer: Addr) -> Later<'_, Result<Duration, String>> {
@@ -260,6 +252,12 @@ impl IpcBackend for HostBackend {
     }
 
     fn host_request<'a>(&'a self, op: &'a str, params: Object) -> Later<'a, Option<Result<Value, String>>> {
-        Box::pin(crate::operations::answer(&self.core, op, params))
+        if !op.starts_with("plugins.") {
+            return Box::pin(crate::operations::answer(&self.core, op, params));
+        }
+        let (core, plugins, op) = (self.core.clone(), self.plugins.clone(), op.to_owned());
+        // Starting and stopping a plugin waits for its code.
+        let task = tokio::task::spawn_blocking(move || supervision::request(&core, &plugins, &op, &params));
+        Box::pin(async { task.await.unwrap_or_else(|e| Some(Err(format!("the request failed: {e}")))) })
     }
 }

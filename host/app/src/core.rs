@@ -15,15 +15,16 @@ use pilot_net::identity_file;
 use pilot_net::node::{DialError, Node, Stream};
 use pilot_net::registry_client::RegistryClient;
 use pilot_wire::addr::Addr;
-use plugin_abi::{Direction, PolicyEvent, PortGate};
+use plugin_abi::{Direction, PolicyEvent, PolicyManager, PortGate};
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::face::Plugins;
 use crate::history::History;
-use crate::services::Services;
+use crate::services::{Decider, Services};
 
 /// Longest a dial may take before the caller is told (stream.md section 8: 17.25 s of SYNs plus the key wait).
 pub const DIAL_LIMIT: Duration = Duration::from_secs(28);
@@ -68,8 +69,8 @@ pub struct Core {
     member_tags: RwLock<HashMap<u16, Vec<String>>>,
     peers: RwLock<HashMap<u32, PeerFacts>>,
     handshakes_in_flight: Mutex<HashSet<u32>>,
-    /// Ports that plugins hold.
-    pub plugin_ports: crate::face::PluginPorts,
+    /// What the host keeps for each plugin: rules, log lines, counts, and what its instance holds.
+    pub plugins: Plugins,
 }
 
 impl std::fmt::Debug for Core {
@@ -97,6 +98,7 @@ impl Core {
         stop: CancellationToken,
         nudges: mpsc::Sender<(Nudge, tokio::sync::oneshot::Sender<()>)>,
     ) -> Self {
+        let plugins = Plugins::new(&config);
         let public = config.node.public;
         let hostname = config.node.hostname.clone();
         Core {
@@ -118,7 +120,7 @@ impl Core {
             member_tags: RwLock::default(),
             peers: RwLock::default(),
             handshakes_in_flight: Mutex::default(),
-            plugin_ports: crate::face::PluginPorts::default(),
+            plugins,
         }
     }
 
@@ -265,10 +267,10 @@ impl Core {
     }
 
     /// The policies' word on a port (plugin-contract.md section 7, "Engine rule"): the runner of `network`, and every
-    /// other runner whose table has the peer; any "no" is a no, and all are asked. Blocks: call it from a thread that
-    /// may wait.
-    pub fn port_allowed(
-        &self,
+    /// other runner whose table has the peer; any "no" is a no, and all are asked. Free when no policy manager is there.
+    /// Waits while the policy plugin is being reloaded, and asks its successor.
+    pub async fn port_allowed(
+        self: &Arc<Self>,
         event: PolicyEvent,
         network: u16,
         peer: u32,
@@ -276,12 +278,42 @@ impl Core {
         size: u32,
         direction: Direction,
     ) -> bool {
-        let Some(manager) = self.services.policy.get() else { return true };
-        let node_info_tags = self.peer_tags(peer);
+        // More than one replacement during one question is not worth waiting for.
+        for _ in 0..3 {
+            let manager = match self.services.policy.decide().await {
+                Decider::Nobody => return true,
+                Decider::Refuse => return false,
+                Decider::Ask(manager) => manager,
+            };
+            let gate = PortGate {
+                event,
+                port,
+                peer,
+                payload_size: size,
+                direction,
+                local_tags: Vec::new(),
+                node_info_tags: Vec::new(),
+            };
+            let (core, asked) = (self.clone(), manager.clone());
+            let task = tokio::task::spawn_blocking(move || core.ask_policies(asked.as_ref(), network, gate));
+            // A gate that cannot answer denies.
+            if !task.await.unwrap_or(false) {
+                return false;
+            }
+            // A manager that was being shut down meanwhile had fewer and fewer runners: its "yes" does not count.
+            if self.services.policy.get().is_some_and(|now| Arc::ptr_eq(&now, &manager)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn ask_policies(&self, manager: &dyn PolicyManager, network: u16, gate: PortGate) -> bool {
+        let node_info_tags = self.peer_tags(gate.peer);
         let mut allowed = true;
         for runner in manager.all() {
             let id = runner.network_id();
-            if id != network && !runner.has_member(peer) {
+            if id != network && !runner.has_member(gate.peer) {
                 continue;
             }
             let local_tags = self
@@ -291,38 +323,10 @@ impl Core {
                 .get(&id)
                 .cloned()
                 .unwrap_or_default();
-            allowed &= runner.evaluate_port_gate(&PortGate {
-                event,
-                port,
-                peer,
-                payload_size: size,
-                direction,
-                local_tags,
-                node_info_tags: node_info_tags.clone(),
-            });
+            let node_info_tags = node_info_tags.clone();
+            allowed &= runner.evaluate_port_gate(&PortGate { local_tags, node_info_tags, ..gate.clone() });
         }
         allowed
-    }
-
-    /// As [`port_allowed`](Self::port_allowed) off the calling task; free when no policy manager is there.
-    pub async fn port_allowed_async(
-        self: &Arc<Self>,
-        event: PolicyEvent,
-        network: u16,
-        peer: u32,
-        port: u16,
-        size: u32,
-        direction: Direction,
-    ) -> bool {
-        if self.services.policy.get().is_none() {
-            return true;
-        }
-        let core = self.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            core.port_allowed(event, network, peer, port, size, direction)
-        });
-        // A gate that cannot answer denies.
-        task.await.unwrap_or(false)
     }
 
     /// Opens a stream: outbound policy first, then the engine.
@@ -330,7 +334,7 @@ impl Core {
     /// # Errors
     /// The texts of stream.md section 8.
     pub async fn dial(self: &Arc<Self>, to: Addr, port: u16) -> Result<Stream, DialError> {
-        if !self.port_allowed_async(PolicyEvent::Dial, to.network, to.node, port, 0, Direction::Out).await {
+        if !self.port_allowed(PolicyEvent::Dial, to.network, to.node, port, 0, Direction::Out).await {
             return Err(DialError(format!("port {port} not allowed by network {} policy", to.network)));
         }
         match tokio::time::timeout(DIAL_LIMIT, self.node.dial(to, port)).await {
@@ -353,10 +357,7 @@ impl Core {
             return Err("broadcast address requires admin token: use BroadcastDatagram".into());
         }
         let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        if !self
-            .port_allowed_async(PolicyEvent::Datagram, to.network, to.node, port, size, Direction::Out)
-            .await
-        {
+        if !self.port_allowed(PolicyEvent::Datagram, to.network, to.node, port, size, Direction::Out).await {
             let mut payload = Map::new();
             payload.insert("direction".into(), "out".into());
             payload.insert("dst_node_id".into(), to.node.into());

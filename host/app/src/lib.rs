@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod backend;
+pub mod capability;
 pub mod cli;
 pub mod config;
 pub mod core;
@@ -19,4 +20,5 @@ pub mod plugin_cmd;
 pub mod run;
 pub mod services;
 pub mod status;
+pub mod supervision;
 pub mod version;

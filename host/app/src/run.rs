@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pilot_engine::Engine;
-use pilot_loader::{Loaded, Loader, LoaderConfig};
+use pilot_loader::{Loaded, Loader, PluginState};
 use pilot_net::bus::Bus;
 use pilot_net::clock::Clock;
 use pilot_net::identity_file;
@@ -23,11 +23,13 @@ use tracing::{error, info, warn};
 use crate::backend::HostBackend;
 use crate::config::Config;
 use crate::core::Core;
-use crate::face::PluginDaemon;
-use crate::{admission, embedded, ipc, membership};
+use crate::{admission, embedded, ipc, membership, supervision};
 
 /// Longest the network side may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Longest the last faults may take to reach the disk.
+const LEDGER_FLUSH: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM, SIGINT or a local client's stop request.
 ///
@@ -116,24 +118,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// Loads and starts the plugins on a thread that may wait.
 async fn load_plugins(core: &Arc<Core>) -> anyhow::Result<Loaded> {
     let settings = &core.config.plugins;
-    let loader = Loader::new(LoaderConfig {
-        dir: settings.dir.clone(),
-        init_timeout: settings.init_timeout,
-        shutdown_timeout: settings.shutdown_timeout,
-        ..LoaderConfig::default()
-    });
-    let face = core.clone();
-    let loaded = tokio::task::spawn_blocking(move || {
-        loader.load(move |name: &str| {
-            Arc::new(PluginDaemon::new(face.clone(), name)) as Arc<dyn plugin_abi::Daemon>
-        })
-    })
-    .await
-    .context("loading plugins")?;
+    let loader = Loader::new(supervision::loader_config(core));
+    let host = supervision::Face::new(core.clone());
+    let loaded = tokio::task::spawn_blocking(move || loader.load(host)).await.context("loading plugins")?;
     match loaded {
         Ok(loaded) => {
             for p in loaded.plugins() {
-                info!(name = p.name, version = p.version, path = %p.path.display(), "plugin started");
+                match &p.state {
+                    PluginState::Running => {
+                        info!(name = p.name, version = p.version, path = %p.path.display(), "plugin started");
+                    }
+                    other => {
+                        warn!(
+                            name = p.name,
+                            state = other.as_str(),
+                            reason = other.reason(),
+                            "plugin not started"
+                        );
+                    }
+                }
             }
             Ok(loaded)
         }
@@ -159,6 +162,8 @@ async fn shutdown_plugins(core: &Arc<Core>, loaded: &Arc<Loaded>) {
         }
         Err(e) => error!(error = %e, "shutting the plugins down failed"),
     }
+    let ledger = core.plugins.ledger().clone();
+    let _ = tokio::task::spawn_blocking(move || ledger.flush(LEDGER_FLUSH)).await;
 }
 
 /// Publishes `daemon.shutting_down` while everything still stands (plugin-contract.md section 1.5).

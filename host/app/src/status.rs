@@ -83,6 +83,8 @@ pub async fn info(core: &Core) -> Map<String, Value> {
         "endpoint": core.endpoint(),
         "transport": "udp",
         "features": FEATURES,
+        "recovered_total": core.plugins.recovered_total(),
+        "plugin_panics": core.plugins.plugin_panics(),
         "registered": core.node_id() != 0,
         "registry": core.registry().map(|r| r.addr().to_owned()).unwrap_or_default(),
         "listen": core.node.local_addr().to_string(),

@@ -119,6 +119,11 @@ pub trait PluginHost: Send + Sync + 'static {
     /// A fresh handle for a new instance of a plugin; asked for right before its `init`.
     fn daemon_for(&self, plugin: &PluginInfo) -> Arc<dyn Daemon>;
 
+    /// The running instance of `plugin` is about to be shut down, with or without a successor; it can still be asked.
+    fn stopping(&self, plugin: &str) {
+        let _ = plugin;
+    }
+
     /// The running instance of `plugin` is about to be shut down and a successor is to take its place: what it holds
     /// (ports, subscriptions, services) is kept for that one.
     fn handing_over(&self, plugin: &str) {

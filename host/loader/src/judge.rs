@@ -77,6 +77,7 @@ pub(crate) fn judge_one(config: &LoaderConfig, name: &str, last: Option<&Path>) 
         }
     }
     let mut found: Option<Judged> = None;
+    let mut namesake = None;
     let files = match scan(&config.dir) {
         Ok(files) => files,
         // Another file's fault is not this plugin's, unless there is no other file.
@@ -89,7 +90,13 @@ pub(crate) fn judge_one(config: &LoaderConfig, name: &str, last: Option<&Path>) 
         let inspection = match inspect(&file) {
             Ok(found) => found,
             Err(refusal) if refusal.plugin.as_deref() == Some(name) => return Err(refusal),
-            Err(_) => continue,
+            Err(refusal) => {
+                // No plugin says that name; a file that is called so is what was meant.
+                if file.path.file_stem() == Some(name.as_ref()) {
+                    namesake = Some(refusal.of(name));
+                }
+                continue;
+            }
         };
         if inspection.header.name != name {
             continue;
@@ -98,6 +105,9 @@ pub(crate) fn judge_one(config: &LoaderConfig, name: &str, last: Option<&Path>) 
             return Err(duplicate(name, &first.file.path, &file.path));
         }
         found = Some(Judged::new(config, file, inspection)?);
+    }
+    if let (None, Some(refusal)) = (&found, namesake) {
+        return Err(refusal);
     }
     found.ok_or_else(|| {
         let reason = format!("holds no file of a plugin called \"{name}\"");

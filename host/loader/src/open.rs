@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use object::Endianness;
+use object::elf::{FileHeader64, PT_LOAD};
+use object::read::elf::{FileHeader, ProgramHeader};
+
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use plugin_abi::abi::ROOT_SYMBOL;
 use plugin_abi::host::{Module, OpenError};
@@ -111,12 +115,35 @@ fn is_fresh(library: Library) -> bool {
 }
 
 fn from_memory(file: &PluginFile, name: &str) -> Result<(Library, Option<OwnedFd>), String> {
-    let image = sealed(&file.bytes, name).map_err(|e| format!("no sealed memory file: {e}"))?;
+    let image =
+        sealed(worth_keeping(&file.bytes), name).map_err(|e| format!("no sealed memory file: {e}"))?;
     let path = fresh_path(&image);
     if !Path::new(&path).exists() {
         return Err("no /proc/self/fd".into());
     }
     Ok((dlopen(OsStr::new(&path))?, Some(image)))
+}
+
+/// Copies that keep their symbols, so that backtraces of their panics have names. Later ones leave behind what is not
+/// mapped, which is most of a file with debug information: a memory file occupies memory from end to end.
+const WITH_SYMBOLS: usize = 16;
+
+/// The bytes that go into the memory file: all of them, or those up to the end of the last segment.
+fn worth_keeping(bytes: &[u8]) -> &[u8] {
+    match mapped() < WITH_SYMBOLS {
+        true => bytes,
+        false => &bytes[..end_of_segments(bytes).unwrap_or(bytes.len())],
+    }
+}
+
+/// Where the last loaded segment ends in the file; `None` when the file does not say so plainly.
+fn end_of_segments(bytes: &[u8]) -> Option<usize> {
+    let head = FileHeader64::<Endianness>::parse(bytes).ok()?;
+    let endian = head.endian().ok()?;
+    let segments = head.program_headers(endian, bytes).ok()?;
+    let loaded = segments.iter().filter(|s| s.p_type(endian) == PT_LOAD);
+    let end = loaded.map(|s| s.p_offset(endian).checked_add(s.p_filesz(endian))).max()??;
+    usize::try_from(end).ok().filter(|end| (1..=bytes.len()).contains(end))
 }
 
 /// A path of a descriptor that this process has not used before. The system's loader knows libraries by path, letter by

@@ -132,6 +132,22 @@ impl BusSubscription {
         self.queue.pop_blocking(Some(timeout))
     }
 
+    /// Ends this subscription and begins one of the same pattern that gets everything this one has not read, with nothing
+    /// lost and nothing twice in between. `None` when it was cancelled.
+    pub fn hand_over(&self) -> Option<BusSubscription> {
+        // Publishers hold this lock for reading: none is half-way through.
+        let mut subscribers = self.bus.inner.subscribers.write().unwrap_or_else(PoisonError::into_inner);
+        let subscriber = subscribers.iter_mut().find(|s| Arc::ptr_eq(&s.queue, &self.queue))?;
+        let queue = Arc::new(Queue::new(SUBSCRIBER_BUFFER));
+        for event in self.queue.close_and_take() {
+            // Fits: both have the same capacity.
+            let _ = queue.push(event);
+        }
+        subscriber.queue = queue.clone();
+        drop(subscribers);
+        Some(BusSubscription { bus: self.bus.clone(), queue })
+    }
+
     /// Events this subscriber lost because its buffer was full.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
@@ -186,6 +202,27 @@ mod tests {
         assert!(matches!(quick.next_blocking(Duration::ZERO), Waited::Item(_)));
         let Waited::Item(first) = slow.next_blocking(Duration::ZERO) else { panic!("nothing buffered") };
         assert_eq!(first.payload.as_ref().unwrap()["i"], 0);
+    }
+
+    #[test]
+    fn a_successor_gets_what_was_not_read_and_nothing_twice() {
+        let bus = Bus::new();
+        let old = bus.subscribe("*");
+        for topic in ["a", "b"] {
+            bus.publish(topic, None);
+        }
+        let topic = |s: &BusSubscription| match s.next_blocking(Duration::ZERO) {
+            Waited::Item(e) => e.topic.clone(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(topic(&old), "a");
+        let new = old.hand_over().unwrap();
+        bus.publish("c", None);
+        assert_eq!(topic(&old), "Closed");
+        assert!(old.hand_over().is_none());
+        drop(old);
+        bus.publish("d", None);
+        assert_eq!([topic(&new), topic(&new), topic(&new)], ["b", "c", "d"]);
     }
 
     #[test]

@@ -150,6 +150,17 @@ impl<T> Queue<T> {
         self.task.notify_one();
     }
 
+    /// Closes, and takes what was queued with it: for a successor that gets those items first.
+    pub fn close_and_take(&self) -> Vec<T> {
+        let mut state = self.lock();
+        state.closed = true;
+        let items = state.items.drain(..).collect();
+        drop(state);
+        self.thread.notify_all();
+        self.task.notify_one();
+        items
+    }
+
     /// Whether `close` was called.
     pub fn is_closed(&self) -> bool {
         self.lock().closed
@@ -182,6 +193,16 @@ mod tests {
         q.close();
         assert_eq!(q.push(2), Err((2, Refused::Closed)));
         assert_eq!(q.pop_blocking(None), Waited::Item(1));
+        assert_eq!(q.pop_blocking(None), Waited::Closed);
+    }
+
+    #[test]
+    fn what_was_queued_can_go_to_a_successor() {
+        let q = Queue::new(4);
+        q.push(1).unwrap();
+        q.push(2).unwrap();
+        assert_eq!(q.close_and_take(), [1, 2]);
+        assert_eq!(q.push(3), Err((3, Refused::Closed)));
         assert_eq!(q.pop_blocking(None), Waited::Closed);
     }
 

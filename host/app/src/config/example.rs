@@ -59,6 +59,55 @@ pub fn example_toml() -> &'static str {
 # How long one plugin may take to start, and to stop. From 1ms to 1h.
 #init_timeout = "10s"
 #shutdown_timeout = "5s"
+# What happens to a file that neither a signature (NAME.so.sig) nor the allow-list vouches for: off (it is loaded), warn
+# (and a warning is logged), enforce (it is refused). A wrong signature by a trusted key is refused in every mode.
+#trust = "off"
+# Public keys whose signatures count, 64 hex digits each. `pilot-host plugin keygen` makes a pair.
+#trusted_keys = []
+# SHA-256 hashes of files that are wanted, 64 hex digits each.
+#allow = []
+# Plugins whose files are left alone.
+#disabled = []
+# A plugin with this many panics, missed deadlines and crashes within this time (1ms to 24h) is stopped and not started
+# again until `pilotctl plugins lift NAME`. 0: never.
+#quarantine_after = 5
+#quarantine_window = "10m"
+# Plugin libraries that this process maps at most. Code is never unmapped: each reload maps one more, about 1 MB.
+#max_mapped_copies = 1200
+# Log lines per second and plugin; what is more is dropped and counted. 0: no limit.
+#log_rate = 200
+
+# The host's own settings for one plugin, [plugins.settings.NAME]. What is left out is the default for that name.
+[plugins.settings.example]
+# Whether its file is loaded.
+#enabled = true
+# in-process: in the daemon's own process. process: in a child of the daemon, whose crash costs the daemon nothing.
+# Default: in-process for dataexchange, handshake, policy, webhook and for signed or allow-listed files.
+#isolation = "in-process"
+
+# What the plugin may ask of the daemon. The four that come with the host may everything unless it is written here; any
+# other plugin has what is shown. A call that is not allowed fails with a text that names the key.
+[plugins.settings.example.capabilities]
+# Ports it may bind: 444, "2000-2999", "*".
+#ports = []
+# Topics it may publish and subscribe to: a topic, "a.*" for everything below a, "*" for all.
+#publish = ["plugin.example.*"]
+#subscribe = ["plugin.example.*", "node.*", "daemon.*"]
+# Whom it may dial or send datagrams to, "NETWORK:NODE:PORT": "0:7:444", "*:*:1000-1999", "*".
+#dial = []
+# Beginnings of messages that it may have signed with this node's key; "" is every message.
+#sign = []
+# Registry operations it may call, by name; "*" is every one.
+#registry = []
+# Services it may provide: trust-checker, handshake, policy, webhook.
+#services = []
+# What it may do to the daemon: admin-token, trust, tunnels, tags, webhook.
+#actions = []
+# How often; 0 is no limit. log_lines_per_second is plugins.log_rate unless given.
+#dials_per_second = 10
+#publishes_per_second = 50
+#registry_calls_per_second = 5
+#log_lines_per_second = 200
 
 [log]
 # error, warn, info, debug, trace, or directives such as "info,pilot_engine=debug". Flag --log-level.

@@ -9,12 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
-use super::{
-    Config, ConfigError, DEFAULT_PLUGINS_DIR, LogConfig, NodeConfig, Overrides, PluginsConfig,
-    RendezvousSettings,
-};
+use super::plugins::RawPlugins;
+use super::{Config, ConfigError, LogConfig, NodeConfig, Overrides, RendezvousSettings};
 
-type Field<T> = Option<Spanned<T>>;
+pub(super) type Field<T> = Option<Spanned<T>>;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -66,21 +64,13 @@ struct RawIpc {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct RawPlugins {
-    dir: Field<String>,
-    init_timeout: Field<String>,
-    shutdown_timeout: Field<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
 struct RawLog {
     level: Field<String>,
     format: Field<String>,
 }
 
 /// Knows the text, so that it can say where something stands.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     origin: &'a str,
     text: &'a str,
 }
@@ -90,7 +80,7 @@ impl Source<'_> {
         self.text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
     }
 
-    fn error(&self, offset: usize, key: &str, message: impl Into<String>) -> ConfigError {
+    pub(super) fn error(&self, offset: usize, key: &str, message: impl Into<String>) -> ConfigError {
         ConfigError {
             origin: self.origin.to_owned(),
             line: self.line(offset),
@@ -135,24 +125,30 @@ pub(super) fn parse(origin: &str, text: &str, over: &Overrides) -> Result<Config
 }
 
 /// A value and where it came from, for messages.
-struct Given<T> {
-    value: T,
+pub(super) struct Given<T> {
+    pub(super) value: T,
     place: Place,
 }
 
-enum Place {
+pub(super) enum Place {
     Flag(&'static str),
     File(usize),
     Default,
 }
 
-struct Merger<'a> {
-    source: Source<'a>,
-    over: &'a Overrides,
+pub(super) struct Merger<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) over: &'a Overrides,
 }
 
 impl Merger<'_> {
-    fn pick<T: Clone>(&self, flag: &'static str, over: &Option<T>, file: Field<T>, default: T) -> Given<T> {
+    pub(super) fn pick<T: Clone>(
+        &self,
+        flag: &'static str,
+        over: &Option<T>,
+        file: Field<T>,
+        default: T,
+    ) -> Given<T> {
         match (over, file) {
             (Some(v), _) => Given { value: v.clone(), place: Place::Flag(flag) },
             (None, Some(v)) => {
@@ -163,7 +159,7 @@ impl Merger<'_> {
         }
     }
 
-    fn bad<T>(&self, given: &Given<T>, key: &str, message: String) -> ConfigError {
+    pub(super) fn bad<T>(&self, given: &Given<T>, key: &str, message: String) -> ConfigError {
         match given.place {
             Place::File(offset) => self.source.error(offset, key, message),
             Place::Flag(flag) => {
@@ -217,22 +213,7 @@ impl Merger<'_> {
                 ),
             ));
         }
-        let p = raw.plugins;
-        let plugins = PluginsConfig {
-            dir: self.path(
-                "plugins.dir",
-                "--plugins",
-                &over.plugins_dir,
-                p.dir,
-                DEFAULT_PLUGINS_DIR.into(),
-            )?,
-            init_timeout: self
-                .duration("plugins.init_timeout", &self.pick("", &None, p.init_timeout, "10s".into()))?,
-            shutdown_timeout: self.duration(
-                "plugins.shutdown_timeout",
-                &self.pick("", &None, p.shutdown_timeout, "5s".into()),
-            )?,
-        };
+        let plugins = self.plugins(raw.plugins)?;
         let plugin =
             raw.plugin.into_iter().map(|(name, table)| (name, to_json(toml::Value::Table(table)))).collect();
         let log = self.log(raw.log)?;
@@ -331,7 +312,7 @@ impl Merger<'_> {
         Ok(LogConfig { level: level.value, json })
     }
 
-    fn path(
+    pub(super) fn path(
         &self,
         key: &str,
         flag: &'static str,
@@ -387,19 +368,32 @@ impl Merger<'_> {
         Ok(Some(given.value.clone()))
     }
 
-    fn duration(&self, key: &str, given: &Given<String>) -> Result<Duration, ConfigError> {
+    pub(super) fn duration(&self, key: &str, given: &Given<String>) -> Result<Duration, ConfigError> {
+        self.duration_up_to(key, given, Duration::from_secs(3600))
+    }
+
+    pub(super) fn duration_up_to(
+        &self,
+        key: &str,
+        given: &Given<String>,
+        most: Duration,
+    ) -> Result<Duration, ConfigError> {
         let parsed = given
             .value
             .parse::<pilot_wire::goduration::GoDuration>()
             .ok()
             .and_then(|d| u64::try_from(d.as_nanos()).ok())
             .map(Duration::from_nanos)
-            .filter(|d| *d >= Duration::from_millis(1) && *d <= Duration::from_secs(3600));
+            .filter(|d| *d >= Duration::from_millis(1) && *d <= most);
         parsed.ok_or_else(|| {
             self.bad(
                 given,
                 key,
-                format!("{:?} is not a duration from 1ms to 1h; write for example 5s", given.value),
+                format!(
+                    "{:?} is not a duration from 1ms to {}h; write for example 5s",
+                    given.value,
+                    most.as_secs() / 3600
+                ),
             )
         })
     }

@@ -5,17 +5,18 @@
 
 mod example;
 mod file;
+mod plugins;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::Value;
 
 pub use example::example_toml;
+pub use plugins::{CapabilitySettings, PluginSettings, PluginsConfig};
 
 /// Exit code of a configuration that does not validate (cli.md section 3, "Signals and exit codes").
 pub const EXIT_CONFIG: i32 = 78;
@@ -144,17 +145,6 @@ pub struct RendezvousSettings {
     pub data_dir: Option<PathBuf>,
     /// Admin token of the registry, or empty (admin operations are off).
     pub admin_token: String,
-}
-
-/// `[plugins]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct PluginsConfig {
-    /// Directory to scan.
-    pub dir: PathBuf,
-    /// Bound on one plugin's Init.
-    pub init_timeout: Duration,
-    /// Bound on one plugin's Shutdown.
-    pub shutdown_timeout: Duration,
 }
 
 /// `[log]`

@@ -1,6 +1,8 @@
 //! The configuration's promises: precedence, places in messages, the example.
 
 use super::*;
+use crate::capability::{Action, Capabilities};
+use pilot_loader::{Isolation, TrustMode};
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     file::parse("pilot.toml", text, &Overrides::default())
@@ -19,7 +21,12 @@ fn example_is_valid_with_and_without_its_comment_signs() {
         .collect();
     let opened = parse(&open).unwrap();
     assert_eq!(opened.node.listen, plain.node.listen);
-    assert_eq!(opened.plugins, plain.plugins);
+    // What the example shows for a plugin is what an unknown one has.
+    let caps = |c: &Config| c.plugins.capabilities("example");
+    assert_eq!(caps(&opened), caps(&plain));
+    assert_eq!(caps(&plain), Capabilities::least("example", 200));
+    let general = |c: &Config| PluginsConfig { settings: BTreeMap::new(), ..c.plugins.clone() };
+    assert_eq!(general(&opened), general(&plain));
     assert_eq!(opened.rendezvous, plain.rendezvous);
     assert_eq!(opened.plugin["dataexchange"]["inbox_dir"], "inbox");
 }
@@ -27,12 +34,14 @@ fn example_is_valid_with_and_without_its_comment_signs() {
 #[test]
 fn example_names_every_key() {
     // A misspelt key fails above; a forgotten one fails here, because the reader lists what it knows.
-    let unknown = parse("[node]\nno_such_key = 1\n").unwrap_err().message;
-    for key in
-        unknown.split('`').filter(|k| k.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !k.is_empty())
-    {
-        if key != "no_such_key" {
-            assert!(example_toml().contains(&format!("#{key} = ")), "{key} is not in the example");
+    for table in ["node", "plugins", "plugins.settings.x", "plugins.settings.x.capabilities"] {
+        let unknown = parse(&format!("[{table}]\nno_such_key = 1\n")).unwrap_err().message;
+        let is_key = |k: &&str| k.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !k.is_empty();
+        for key in unknown.split('`').filter(is_key) {
+            // Two are tables, which the example has as headers.
+            if !["no_such_key", "settings", "capabilities"].contains(&key) {
+                assert!(example_toml().contains(&format!("#{key} = ")), "{key} is not in the example");
+            }
         }
     }
 }
@@ -49,6 +58,22 @@ fn a_bad_value_names_file_line_and_key() {
         ("[log]\nformat = \"xml\"\n", 2, "log.format"),
         ("[plugins]\ndir = \"\"\n", 2, "plugins.dir"),
         ("\n[node]\ncolour = 1\n", 3, "node.colour"),
+        ("[plugins]\ntrust = \"yes\"\n", 2, "plugins.trust"),
+        ("[plugins]\nallow = [\n\"abc\"]\n", 3, "plugins.allow"),
+        ("[plugins]\ntrusted_keys = [\"00\"]\n", 2, "plugins.trusted_keys"),
+        ("[plugins]\ndisabled = [\"No\"]\n", 2, "plugins.disabled"),
+        ("[plugins]\nquarantine_after = -1\n", 2, "plugins.quarantine_after"),
+        ("[plugins]\nquarantine_window = \"25h\"\n", 2, "plugins.quarantine_window"),
+        ("[plugins]\nmax_mapped_copies = 0\n", 2, "plugins.max_mapped_copies"),
+        ("[plugins.settings.x]\nisolation = \"box\"\n", 2, "plugins.settings.x.isolation"),
+        ("[plugins.settings.x]\ncolour = 1\n", 2, "plugins.settings.x.colour"),
+        (
+            "[plugins.settings.x.capabilities]\nports = [1, 70000]\n",
+            2,
+            "plugins.settings.x.capabilities.ports",
+        ),
+        ("[plugins.settings.x.capabilities]\ndial = [\"1:2\"]\n", 2, "plugins.settings.x.capabilities.dial"),
+        ("[plugins.settings.x.capabilities]\nuse = [\"1\"]\n", 2, "plugins.settings.x.capabilities.use"),
     ] {
         let e = parse(text).unwrap_err();
         assert_eq!((e.origin.as_str(), e.line, e.key.as_str()), ("pilot.toml", line, key), "{e}");
@@ -88,4 +113,26 @@ fn plugin_tables_pass_through_as_json() {
 fn beacon_follows_the_registry() {
     let c = parse("[registry]\naddr = \"reg.example:9000\"\n").unwrap();
     assert_eq!(c.beacon_addr("reg.example:9000"), "reg.example:9001");
+}
+
+#[test]
+fn plugin_settings_are_laid_over_the_defaults_of_the_name() {
+    let c = parse(
+        "[plugins]\ntrust = \"enforce\"\ndisabled = [\"a\"]\nlog_rate = 7\n\
+         [plugins.settings.b]\nenabled = false\n\
+         [plugins.settings.webhook]\nisolation = \"process\"\n\
+         capabilities = { ports = [], dials_per_second = 3 }\n\
+         [plugins.settings.mine.capabilities]\nports = [444, \"2000-2999\"]\nactions = [\"trust\"]\n",
+    )
+    .unwrap()
+    .plugins;
+    assert_eq!(c.trust.mode, TrustMode::Enforce);
+    assert_eq!(c.disabled.iter().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(c.settings["webhook"].isolation, Some(Isolation::Process));
+    let webhook = c.capabilities("webhook");
+    assert!(webhook.bind(1).is_err() && webhook.publish("x").is_ok());
+    assert_eq!((webhook.rates.dials, webhook.rates.log_lines), (3, 7));
+    let mine = c.capabilities("mine");
+    assert!(mine.bind(2500).is_ok() && mine.bind(3000).is_err() && mine.publish("x").is_err());
+    assert!(mine.act(Action::Trust).is_ok() && mine.act(Action::Tags).is_err());
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::cmd::{
-    admin, daemon, events, file, mailbox, message, names, network, policy, probe, raw, setup, sign, status,
-    top, trust, watch,
+    admin, daemon, events, file, mailbox, message, names, network, plugins, policy, probe, raw, setup, sign,
+    status, top, trust, watch,
 };
 
 /// Drives a Pilot daemon over its local socket.
@@ -67,8 +67,8 @@ pub(super) enum Command {
     Info,
     /// Counters, answered without waiting
     Health,
-    /// Plugins of the daemon: state, version, reason of a failure
-    Plugins,
+    /// Plugins of the daemon: list, status, start, stop, reload, logs
+    Plugins(plugins::Plugins),
     /// Tunnels to other nodes
     Peers(status::Peers),
     /// Open streams

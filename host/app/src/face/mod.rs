@@ -1,10 +1,17 @@
 //! The daemon as one plugin sees it: the only place where the host's own types meet the treaty's (`plugin_abi`).
-//! One handle per plugin, so that logs, faults and configuration carry its name.
+//!
+//! Each instance of a plugin has one handle, [`PluginDaemon`]. It carries the plugin's name for logs and faults, asks the
+//! plugin's rules ([`capability`](crate::capability)) before each call that reaches beyond the plugin, and notes what the
+//! instance holds (`claims`), so that it can be given to a successor. What outlives instances is in [`Plugins`].
 
+mod bucket;
+mod claims;
+mod log;
 mod parts;
+mod plugins;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use plugin_abi::api::BoxFuture;
@@ -14,23 +21,144 @@ use plugin_abi::{
     WebhookManager,
 };
 use serde_json::{Map, Value};
-use tracing::{Level, warn};
+use tracing::warn;
 
+use crate::capability::{Action, Denial, Service};
 use crate::core::{Core, no_handshake};
+use crate::services::{Owner, Slot};
+use claims::Claims;
 
-pub use parts::{PluginPorts, to_abi_addr, to_wire_addr};
+pub use parts::{to_abi_addr, to_wire_addr};
+pub use plugins::{LEDGER_FILE, Plugins, Record, UNHEALTHY};
 
-/// The handle of one plugin.
-pub struct PluginDaemon {
+/// One instance of a plugin, as the parts of its handle share it.
+struct Instance {
     core: Arc<Core>,
-    name: String,
+    record: Arc<Record>,
+    claims: Arc<Claims>,
+    number: u64,
+}
+
+impl Instance {
+    fn publish(&self, topic: &str, payload: Option<Map<String, Value>>) {
+        let record = &self.record;
+        // Nobody waits for an answer here; both refusals are counted and in the log.
+        if record.check("publish", record.rules.publish(topic)).is_ok()
+            && record.pace("publish", &record.publishes, "publishes_per_second").is_ok()
+        {
+            self.core.bus().publish(topic, payload);
+        }
+    }
+
+    fn may(&self, op: &str, judged: std::result::Result<(), Denial>) -> bool {
+        self.record.check(op, judged).is_ok()
+    }
+
+    /// A registration, unless it is not allowed or comes from an instance whose time is over.
+    fn provide<T: ?Sized>(&self, service: Service, slot: &Slot<T>, object: Arc<T>) {
+        if !self.claims.is_retired() && self.may("register", self.record.rules.provide(service)) {
+            slot.set(object, Owner { plugin: self.record.name.clone(), instance: self.number });
+        }
+    }
+}
+
+/// The handle of one instance of a plugin.
+pub struct PluginDaemon {
+    instance: Arc<Instance>,
 }
 
 impl PluginDaemon {
-    /// A handle for the plugin called `name`.
+    /// A handle for a new instance of the plugin called `name`. What the host keeps of a predecessor is waiting in it.
     pub fn new(core: Arc<Core>, name: &str) -> Self {
-        PluginDaemon { core, name: name.to_owned() }
+        let record = core.plugins.record(name);
+        let number = core.plugins.next_instance();
+        let mut current = record.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = current.take();
+        let kept = former.map(|c| c.seize(&core)).unwrap_or_default();
+        let claims = Arc::new(Claims::after(kept));
+        *current = Some(claims.clone());
+        drop(current);
+        PluginDaemon { instance: Arc::new(Instance { core, record, claims, number }) }
     }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.instance.core
+    }
+
+    fn may(&self, op: &str, judged: std::result::Result<(), Denial>) -> bool {
+        self.instance.may(op, judged)
+    }
+
+    fn act(&self, op: &str, action: Action) -> Result<()> {
+        self.instance.record.check(op, self.instance.record.rules.act(action))
+    }
+
+    /// May reach this peer now, by its rules and at its pace.
+    fn reach(&self, op: &str, addr: Addr, port: u16) -> Result<()> {
+        let record = &self.instance.record;
+        record.check(op, record.rules.dial(addr, port))?;
+        record.pace(op, &record.dials, "dials_per_second")
+    }
+
+    /// The handshake service for a plugin that may use it. While that is being reloaded, plugins wait as gates do.
+    fn handshake(&self, op: &str) -> Result<Arc<dyn HandshakeService>> {
+        self.act(op, Action::Trust)?;
+        self.service(|core| &core.services.handshake).ok_or_else(no_handshake)
+    }
+
+    fn service<T: ?Sized + Send + Sync + 'static>(&self, slot: fn(&Core) -> &Slot<T>) -> Option<Arc<T>> {
+        let name = &self.instance.record.name;
+        if let Some(service) = slot(self.core()).get_for(name) {
+            return Some(service);
+        }
+        if !slot(self.core()).is_pending_for_others(name) {
+            return None;
+        }
+        let core = self.core().clone();
+        self.core().wait(async move { drop(slot(&core).decide().await) });
+        slot(self.core()).get_for(name)
+    }
+}
+
+/// The plugin's running instance is about to be shut down for good or for a successor: what it has in force is noted.
+pub fn stopping(core: &Core, plugin: &str) {
+    core.services.stopping(plugin);
+}
+
+/// A successor is to come: gates wait for it, and what the instance holds is taken from it.
+pub fn hand_over(core: &Core, plugin: &str) {
+    core.services.hand_over(plugin);
+    let record = core.plugins.record(plugin);
+    let mut current = record.claims.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(claims) = current.take() {
+        // Waits, in the shape of an instance that never starts, for the handle of the successor.
+        *current = Some(Arc::new(Claims::after(claims.seize(core))));
+    }
+}
+
+/// An instance of the plugin runs.
+pub fn started(core: &Core, plugin: &str) {
+    let record = core.plugins.record(plugin);
+    let claims = record.claims.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(claims) = claims {
+        claims.settle();
+    }
+    core.services.settle(plugin);
+}
+
+/// No instance of the plugin runs any more. `failed`: not by anybody's wish.
+pub fn ended(core: &Core, plugin: &str, failed: bool) {
+    let record = core.plugins.record(plugin);
+    let ample = pilot_loader::FIRST_PARTY.contains(&plugin);
+    core.services.end(plugin, failed, |service| {
+        // The four may register anything and each does what its name says.
+        if ample { service.as_str() == plugin } else { record.rules.provide(service).is_ok() }
+    });
+    let claims = record.claims.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(claims) = claims {
+        claims.release();
+    }
+    record.say_suppressed();
 }
 
 fn registry_error(text: String) -> Error {
@@ -43,38 +171,45 @@ fn stopped() -> Error {
 
 impl Daemon for PluginDaemon {
     fn node_id(&self) -> u32 {
-        self.core.node_id()
+        self.core().node_id()
     }
 
     fn addr(&self) -> Addr {
-        to_abi_addr(self.core.addr())
+        to_abi_addr(self.core().addr())
     }
 
     fn identity(&self) -> Option<PublicKey> {
-        self.core.identity().map(|i| i.public_key())
+        self.core().identity().map(|i| i.public_key())
     }
 
     fn identity_path(&self) -> Option<PathBuf> {
-        Some(self.core.config.node.identity.clone())
+        Some(self.core().config.node.identity.clone())
     }
 
     fn sign(&self, message: &[u8]) -> Option<Signature> {
-        self.core.identity().map(|i| i.sign(message))
+        if !self.may("sign", self.instance.record.rules.sign(message)) {
+            return None;
+        }
+        self.core().identity().map(|i| i.sign(message))
     }
 
     fn admin_token(&self) -> String {
-        self.core.config.node.admin_token.clone()
+        match self.act("admin_token", Action::AdminToken) {
+            Ok(()) => self.core().config.node.admin_token.clone(),
+            Err(_) => String::new(),
+        }
     }
 
     fn trust_auto_approve(&self) -> bool {
-        self.core.config.node.trust_auto_approve
+        self.core().config.node.trust_auto_approve
     }
 
     fn dial(&self, addr: Addr, port: u16, timeout: Duration) -> Result<Arc<dyn Connection>> {
-        let core = self.core.clone();
+        self.reach("dial", addr, port)?;
+        let core = self.core().clone();
         let to = to_wire_addr(addr);
         let dialled = self
-            .core
+            .core()
             .wait(async move { tokio::time::timeout(timeout, core.dial(to, port)).await })
             .ok_or_else(stopped)?;
         match dialled {
@@ -85,7 +220,10 @@ impl Daemon for PluginDaemon {
     }
 
     fn dial_async(&self, addr: Addr, port: u16) -> BoxFuture<Result<Arc<dyn Connection>>> {
-        let core = self.core.clone();
+        if let Err(e) = self.reach("dial", addr, port) {
+            return Box::pin(std::future::ready(Err(e)));
+        }
+        let core = self.core().clone();
         Box::pin(async move {
             // On a host task: the future itself may be polled by a runtime that is not ours.
             let runtime = core.runtime.clone();
@@ -102,34 +240,38 @@ impl Daemon for PluginDaemon {
     }
 
     fn send_datagram(&self, addr: Addr, port: u16, data: &[u8]) -> Result<()> {
-        let core = self.core.clone();
+        self.reach("send_datagram", addr, port)?;
+        let core = self.core().clone();
         let data = bytes::Bytes::copy_from_slice(data);
-        self.core
+        self.core()
             .wait(async move { core.send_datagram(to_wire_addr(addr), port, data).await })
             .ok_or_else(stopped)?
             .map_err(Error::other)
     }
 
     fn ports(&self) -> Arc<dyn PortAllocator> {
-        Arc::new(parts::Ports::new(self.core.clone()))
+        Arc::new(parts::Ports { instance: self.instance.clone() })
     }
 
     fn tunnels(&self) -> Arc<dyn TunnelRegistry> {
-        Arc::new(parts::Tunnels::new(self.core.clone()))
+        Arc::new(parts::Tunnels { instance: self.instance.clone() })
     }
 
     fn bus(&self) -> Arc<dyn EventBus> {
-        Arc::new(parts::HostBus::new(self.core.bus().clone()))
+        Arc::new(parts::HostBus { instance: self.instance.clone() })
     }
 
     fn publish(&self, topic: &str, payload: Option<Map<String, Value>>) {
-        self.core.bus().publish(topic, payload);
+        self.instance.publish(topic, payload);
     }
 
     fn registry_call(&self, op: &str, params: Map<String, Value>) -> Result<Map<String, Value>> {
-        let core = self.core.clone();
+        let record = &self.instance.record;
+        record.check("registry_call", record.rules.registry(op))?;
+        record.pace("registry_call", &record.registry_calls, "registry_calls_per_second")?;
+        let core = self.core().clone();
         let op = op.to_owned();
-        self.core
+        self.core()
             .wait(async move { core.registry_call(&op, params).await })
             .ok_or_else(stopped)?
             .map_err(registry_error)
@@ -145,55 +287,62 @@ impl Daemon for PluginDaemon {
     }
 
     fn set_member_tags(&self, network: u16, tags: Vec<String>) {
-        self.core.set_member_tags(network, tags);
+        if self.act("set_member_tags", Action::Tags).is_ok() {
+            self.core().set_member_tags(network, tags);
+        }
     }
 
     fn trust_checker(&self) -> Option<Arc<dyn TrustChecker>> {
-        self.core.services.trust_checker.get()
+        self.service(|core| &core.services.trust_checker)
     }
 
     fn register_trust_checker(&self, checker: Arc<dyn TrustChecker>) {
-        self.core.services.trust_checker.set(checker);
+        self.instance.provide(Service::TrustChecker, &self.core().services.trust_checker, checker);
     }
 
     fn handshake_service(&self) -> Option<Arc<dyn HandshakeService>> {
-        self.core.services.handshake.get()
+        self.handshake("handshake_service").ok()
     }
 
     fn register_handshake_service(&self, service: Arc<dyn HandshakeService>) {
-        self.core.services.handshake.set(service);
+        self.instance.provide(Service::Handshake, &self.core().services.handshake, service);
     }
 
     fn register_policy_manager(&self, manager: Arc<dyn PolicyManager>) {
-        self.core.services.policy.set(manager);
+        self.instance.provide(Service::Policy, &self.core().services.policy, manager);
     }
 
     fn register_webhook_manager(&self, manager: Arc<dyn WebhookManager>) {
-        self.core.services.webhook.set(manager);
+        self.instance.provide(Service::Webhook, &self.core().services.webhook, manager);
     }
 
     fn trusted_peers(&self) -> Vec<HandshakeTrustRecord> {
-        self.core.services.handshake.get().map(|s| s.trusted_peers()).unwrap_or_default()
+        self.handshake("trusted_peers").map(|s| s.trusted_peers()).unwrap_or_default()
     }
 
     fn handshake_revoke_trust(&self, node: u32) -> Result<()> {
-        self.core.services.handshake.get().ok_or_else(no_handshake)?.revoke_trust(node)
+        self.handshake("revoke_trust")?.revoke_trust(node)
     }
 
     fn handshake_send_request(&self, node: u32, reason: &str) -> Result<()> {
-        match self.core.handshake_request(node, reason)? {
+        self.act("send_request", Action::Trust)?;
+        match self.core().handshake_request(node, reason)? {
             true => Ok(()),
             false => Err(Error::new(ErrorKind::Busy, "handshake already in flight to this peer")),
         }
     }
 
     fn open_reply_window(&self, node: u32) {
-        let target = self.core.node.clone();
-        let _ = self.core.wait(async move { target.open_reply_window(node).await });
+        if self.act("open_reply_window", Action::Trust).is_err() {
+            return;
+        }
+        let target = self.core().node.clone();
+        let _ = self.core().wait(async move { target.open_reply_window(node).await });
     }
 
     fn set_webhook_url(&self, url: &str) {
-        if let Some(manager) = self.core.services.webhook.get()
+        if self.act("set_webhook_url", Action::Webhook).is_ok()
+            && let Some(manager) = self.service(|core| &core.services.webhook)
             && let Err(e) = manager.set_url(url)
         {
             warn!(error = %e, "webhook URL refused");
@@ -205,82 +354,53 @@ impl Daemon for PluginDaemon {
     }
 
     fn config(&self) -> Value {
-        self.core.config.plugin_table(&self.name)
+        self.core().config.plugin_table(&self.instance.record.name)
     }
 
     fn state_dir(&self) -> PathBuf {
-        self.core.config.node.state_dir.clone()
+        self.core().config.node.state_dir.clone()
     }
 
     fn log_enabled(&self, level: u8, _target: &str) -> bool {
-        // All plugin lines share one target in the host, so its level decides.
-        match to_level(level) {
-            Level::ERROR => tracing::enabled!(target: "plugin", Level::ERROR),
-            Level::WARN => tracing::enabled!(target: "plugin", Level::WARN),
-            Level::INFO => tracing::enabled!(target: "plugin", Level::INFO),
-            Level::DEBUG => tracing::enabled!(target: "plugin", Level::DEBUG),
-            _ => tracing::enabled!(target: "plugin", Level::TRACE),
-        }
+        self.instance.record.log_enabled(level)
     }
 
     fn log(&self, level: u8, target: &str, message: &str, fields: &Map<String, Value>) {
-        let plugin = self.name.as_str();
-        let message = clip(message);
-        let extra = if fields.is_empty() { String::new() } else { Value::Object(fields.clone()).to_string() };
-        let fields = (!extra.is_empty()).then(|| clip(&extra).to_owned());
-        macro_rules! emit {
-            ($level:expr) => {
-                match fields {
-                    Some(f) => tracing::event!(target: "plugin", $level, plugin, at = target, fields = %f, "{message}"),
-                    None => tracing::event!(target: "plugin", $level, plugin, at = target, "{message}"),
-                }
-            };
-        }
-        match to_level(level) {
-            Level::ERROR => emit!(Level::ERROR),
-            Level::WARN => emit!(Level::WARN),
-            Level::INFO => emit!(Level::INFO),
-            Level::DEBUG => emit!(Level::DEBUG),
-            _ => emit!(Level::TRACE),
-        }
+        self.instance.record.log(level, target, message, fields);
     }
 
     fn report_fault(&self, op: &str, message: &str) {
-        warn!(plugin = %self.name, op, "plugin fault: {}", clip(message));
+        let record = &self.instance.record;
+        let (recovered_total, panics) = self.core().plugins.count_panic(record);
+        let (op, message) = (log::clip(op), log::clip(message));
+        warn!(plugin = record.name, op, plugin_panics = panics, "plugin fault: {message}");
+        let count = |payload: &mut Map<String, Value>| {
+            payload.insert("plugin".into(), record.name.as_str().into());
+            payload.insert("plugin_panics".into(), panics.into());
+            payload.insert("recovered_total".into(), recovered_total.into());
+        };
         let mut payload = Map::new();
-        payload.insert("plugin".into(), self.name.as_str().into());
         payload.insert("op".into(), op.into());
-        payload.insert("panic".into(), clip(message).into());
-        self.core.bus().publish(&format!("plugin.{}.panic", self.name), Some(payload));
+        payload.insert("panic".into(), message.into());
+        count(&mut payload);
+        self.core().bus().publish(&format!("plugin.{}.panic", record.name), Some(payload));
+        if panics == UNHEALTHY {
+            let mut payload = Map::new();
+            count(&mut payload);
+            self.core().bus().publish(&format!("plugin.{}.unhealthy", record.name), Some(payload));
+        }
     }
 
     fn spawn(&self, future: BoxFuture<()>) {
-        self.core.runtime.spawn(future);
+        self.core().runtime.spawn(future);
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         // A task of ours, because timers belong to the runtime that made them.
-        let task = self.core.runtime.spawn(tokio::time::sleep(duration));
+        let task = self.core().runtime.spawn(tokio::time::sleep(duration));
         Box::pin(async move {
             let _ = AbortOnDrop(task).await;
         })
-    }
-}
-
-/// Longest plugin text that reaches the log, bytes.
-const CLIP: usize = 8 << 10;
-
-fn clip(text: &str) -> &str {
-    &text[..text.floor_char_boundary(CLIP.min(text.len()))]
-}
-
-fn to_level(level: u8) -> Level {
-    match level {
-        0 | 1 => Level::ERROR,
-        2 => Level::WARN,
-        3 => Level::INFO,
-        4 => Level::DEBUG,
-        _ => Level::TRACE,
     }
 }
 

@@ -1,9 +1,10 @@
 //! Streams, listeners, ports, tunnels and the bus in the treaty's terms.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pilot_net::bus::{Bus, BusEvent, BusSubscription};
+use pilot_net::bus::{BusEvent, BusSubscription};
 use pilot_net::node::{DialError, Listener, ReadError, Stream, WriteError};
 use pilot_net::queue::Waited;
 use pilot_wire::addr::Addr as WireAddr;
@@ -13,7 +14,10 @@ use plugin_abi::{
 };
 use serde_json::{Map, Value};
 
-use crate::core::Core;
+use super::Instance;
+use super::claims::{MAX_PORTS, MAX_SUBSCRIPTIONS};
+use super::plugins::Record;
+use crate::capability::Action;
 
 /// The treaty's spelling of an address.
 pub fn to_abi_addr(a: WireAddr) -> Addr {
@@ -90,30 +94,40 @@ impl Connection for HostConnection {
 }
 
 pub(super) struct Ports {
-    core: Arc<Core>,
+    pub(super) instance: Arc<Instance>,
 }
 
-impl Ports {
-    pub(super) fn new(core: Arc<Core>) -> Self {
-        Ports { core }
+fn denied_when_retired(instance: &Instance) -> Result<()> {
+    match instance.claims.is_retired() {
+        true => Err(Error::new(ErrorKind::Closed, "this instance of the plugin was replaced or stopped")),
+        false => Ok(()),
     }
 }
 
 impl PortAllocator for Ports {
     fn bind(&self, port: u16) -> Result<Arc<dyn plugin_abi::Listener>> {
-        let node = self.core.node.clone();
-        let listener = self
-            .core
-            .wait(async move { node.bind(port).await })
-            .ok_or_else(|| Error::new(ErrorKind::Closed, "the host is shut down"))?
-            .map_err(|e| Error::new(ErrorKind::AlreadyExists, e.to_string()))?;
-        let listener = Arc::new(HostListener { listener: Arc::new(listener) });
-        self.core.plugin_ports.note(port, Arc::downgrade(&listener.listener));
-        Ok(listener)
+        let Instance { core, record, claims, .. } = self.instance.as_ref();
+        record.check("bind", record.rules.bind(port))?;
+        denied_when_retired(&self.instance)?;
+        let listener = match claims.kept_listener(port) {
+            Some(listener) => listener,
+            None => {
+                let node = core.node.clone();
+                core.wait(async move { node.bind(port).await })
+                    .ok_or_else(|| Error::new(ErrorKind::Closed, "the host is shut down"))?
+                    .map_err(|e| Error::new(ErrorKind::AlreadyExists, e.to_string()))?
+            }
+        };
+        let listener = Arc::new(listener);
+        if !claims.add_listener(&listener) {
+            let text = format!("plugin \"{}\" holds {MAX_PORTS} ports, which is the limit", record.name);
+            return Err(record.refuse("bind", ErrorKind::Busy, text));
+        }
+        Ok(Arc::new(HostListener { listener }))
     }
 
     fn unbind(&self, port: u16) {
-        self.core.plugin_ports.close(port);
+        self.instance.claims.close_port(port);
     }
 }
 
@@ -135,66 +149,73 @@ impl plugin_abi::Listener for HostListener {
     }
 }
 
-/// Ports bound by plugins, so that one can be released by number. Entries of dropped listeners are swept on use.
-#[derive(Default)]
-pub struct PluginPorts {
-    by_port: std::sync::Mutex<std::collections::HashMap<u16, std::sync::Weak<Listener>>>,
-}
-
-impl PluginPorts {
-    fn note(&self, port: u16, listener: std::sync::Weak<Listener>) {
-        let mut table = self.by_port.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        table.retain(|_, l| l.strong_count() > 0);
-        table.insert(port, listener);
-    }
-
-    fn close(&self, port: u16) {
-        let found = self.by_port.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&port);
-        if let Some(listener) = found.and_then(|l| l.upgrade()) {
-            listener.close();
-        }
-    }
-}
-
 pub(super) struct Tunnels {
-    core: Arc<Core>,
-}
-
-impl Tunnels {
-    pub(super) fn new(core: Arc<Core>) -> Self {
-        Tunnels { core }
-    }
+    pub(super) instance: Arc<Instance>,
 }
 
 impl TunnelRegistry for Tunnels {
     fn remove_peer(&self, node: u32) {
-        let target = self.core.node.clone();
-        let _ = self.core.wait(async move { target.remove_peer(node).await });
+        let Instance { core, record, .. } = self.instance.as_ref();
+        if record.check("remove_peer", record.rules.act(Action::Tunnels)).is_err() {
+            return;
+        }
+        let target = core.node.clone();
+        let _ = core.wait(async move { target.remove_peer(node).await });
     }
 }
 
 pub(super) struct HostBus {
-    bus: Bus,
-}
-
-impl HostBus {
-    pub(super) fn new(bus: Bus) -> Self {
-        HostBus { bus }
-    }
+    pub(super) instance: Arc<Instance>,
 }
 
 impl EventBus for HostBus {
     fn publish(&self, topic: &str, payload: Option<Map<String, Value>>) {
-        self.bus.publish(topic, payload);
+        self.instance.publish(topic, payload);
     }
 
     fn subscribe(&self, pattern: &str) -> Arc<dyn Subscription> {
-        Arc::new(HostSubscription { inner: self.bus.subscribe(pattern) })
+        match self.subscribe_checked(pattern) {
+            Ok(subscription) => Arc::new(subscription),
+            Err(e) => Arc::new(Refused(e)),
+        }
+    }
+}
+
+impl HostBus {
+    fn subscribe_checked(&self, pattern: &str) -> Result<HostSubscription> {
+        let Instance { core, record, claims, .. } = self.instance.as_ref();
+        record.check("subscribe", record.rules.subscribe(pattern))?;
+        denied_when_retired(&self.instance)?;
+        let inner = claims.kept_subscription(pattern).unwrap_or_else(|| core.bus().subscribe(pattern));
+        let inner = Arc::new(inner);
+        if !claims.add_subscription(pattern, &inner) {
+            let text = format!(
+                "plugin \"{}\" holds {MAX_SUBSCRIPTIONS} subscriptions, which is the limit",
+                record.name
+            );
+            return Err(record.refuse("subscribe", ErrorKind::Busy, text));
+        }
+        let (record, pattern) = (record.clone(), pattern.to_owned());
+        Ok(HostSubscription { inner, record, pattern, told: AtomicU64::new(0) })
     }
 }
 
 struct HostSubscription {
-    inner: BusSubscription,
+    inner: Arc<BusSubscription>,
+    record: Arc<Record>,
+    pattern: String,
+    /// Dropped events that are in the ledger already.
+    told: AtomicU64,
+}
+
+impl HostSubscription {
+    fn note_dropped(&self) {
+        let dropped = self.inner.dropped();
+        let told = self.told.swap(dropped, Ordering::Relaxed);
+        if dropped > told {
+            self.record.note_dropped(&self.pattern, dropped - told);
+        }
+    }
 }
 
 fn to_abi_event(e: &BusEvent) -> Event {
@@ -203,7 +224,9 @@ fn to_abi_event(e: &BusEvent) -> Event {
 
 impl Subscription for HostSubscription {
     fn recv(&self, timeout: Duration) -> Result<Option<Event>> {
-        match self.inner.next_blocking(timeout) {
+        let waited = self.inner.next_blocking(timeout);
+        self.note_dropped();
+        match waited {
             Waited::Item(e) => Ok(Some(to_abi_event(&e))),
             Waited::TimedOut => Ok(None),
             Waited::Closed => Err(Error::new(ErrorKind::Closed, "subscription cancelled")),
@@ -213,4 +236,15 @@ impl Subscription for HostSubscription {
     fn cancel(&self) {
         self.inner.cancel();
     }
+}
+
+/// A subscription that was not allowed; it says so whenever it is read.
+struct Refused(Error);
+
+impl Subscription for Refused {
+    fn recv(&self, _timeout: Duration) -> Result<Option<Event>> {
+        Err(self.0.clone())
+    }
+
+    fn cancel(&self) {}
 }

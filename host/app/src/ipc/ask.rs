@@ -62,6 +62,9 @@ pub(super) async fn answer(session: &Session, request: Request) {
     let hub = &session.hub;
     let backend = &hub.backend;
     let code = request.command();
+    if !matches!(request, Request::Host { .. }) {
+        backend.settled().await;
+    }
     let outcome = match request {
         Request::Info => Ok(info(session).await),
         Request::Handshake(r) => trust::answer(backend, r).await,

@@ -103,6 +103,9 @@ pub trait IpcBackend: Send + Sync + 'static {
     /// The health object (ipc.md section 8). Must not wait for the network.
     fn health(&self) -> Later<'_, Object>;
 
+    /// Returns when no plugin with a service is being replaced, after some seconds in any case; at once mostly. Requests
+    /// that need such a service wait here, so that a reload does not show.
+    fn settled(&self) -> Later<'_, ()>;
     /// The handshake plugin's service.
     fn handshake(&self) -> Option<Arc<dyn HandshakeService>>;
     /// Sends a handshake request, one at a time per peer; `Ok(false)` when one already runs. Blocks.

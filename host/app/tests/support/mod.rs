@@ -59,15 +59,19 @@ pub fn stage(dir: &Path, names: &[&str]) {
 
 /// Builds one of the gallery's faulty plugins and puts it into `dir`.
 pub fn stage_faulty(dir: &Path, example: &str) {
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::copy(faulty(example), dir.join(format!("{example}.so"))).unwrap();
+}
+
+/// The library of one of the gallery's faulty plugins.
+pub fn faulty(example: &str) -> PathBuf {
     static LOCK: Mutex<()> = Mutex::new(());
     let _one_at_a_time = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../loader/tests/broken-plugins/Cargo.toml");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(target_dir());
     assert!(cargo.args(["--example", example]).status().unwrap().success(), "building {example} failed");
-    std::fs::create_dir_all(dir).unwrap();
-    let lib = target_dir().join(format!("debug/examples/lib{example}.so"));
-    std::fs::copy(lib, dir.join(format!("{example}.so"))).unwrap();
+    target_dir().join(format!("debug/examples/lib{example}.so"))
 }
 
 #[derive(Default)]

@@ -124,6 +124,7 @@ impl Loaded {
     pub fn stop(&self, name: &str) -> Result<PluginInfo, ChangeError> {
         let slot = self.set.known(name)?;
         let _turn = self.set.turn(&slot)?;
+        self.set.host.stopping(name);
         let Some(ended) = self.set.end(&slot, self.set.config.shutdown_timeout) else {
             return Err(ChangeError::NotRunning(lock(&slot.now).state.clone()));
         };
@@ -265,6 +266,7 @@ impl Set {
         let former = lock(&slot.now).version.clone();
         let birth = std::mem::take(&mut *lock(&slot.birth));
         self.adopt(slot, &version, PluginState::Reloading);
+        self.host.stopping(&slot.name);
         self.host.handing_over(&slot.name);
         if let Some(ended) = self.end(slot, self.config.shutdown_timeout)
             && let Some(e) = ended.error
@@ -279,6 +281,8 @@ impl Set {
             return Err(ChangeError::Refused(new));
         };
         self.adopt(slot, &former, PluginState::Reloading);
+        // What the new one had taken by the time it failed.
+        self.host.handing_over(&slot.name);
         let made = self.make(slot, &former);
         match self.start_made(slot, made) {
             Ok(()) => Err(ChangeError::RolledBack(new)),

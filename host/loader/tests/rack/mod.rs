@@ -121,6 +121,29 @@ impl Rack {
         self
     }
 
+    /// Changes anything else of the configuration.
+    pub fn configure(mut self, change: impl FnOnce(&mut LoaderConfig)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// The state directory that the fake daemons name.
+    pub fn state(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Tells the `chameleon` what to do in its next `init`, one act per line.
+    pub fn tell(&self, acts: &str) {
+        std::fs::write(self.state().join("chameleon.do"), acts).unwrap();
+    }
+
+    /// As an update does it: the file is replaced by rename, never written into.
+    pub fn replace(&self, name: &str, bytes: &[u8]) {
+        let fresh = self.dir().join(format!("{name}.new"));
+        std::fs::write(&fresh, bytes).unwrap();
+        std::fs::rename(fresh, self.dir().join(name)).unwrap();
+    }
+
     pub fn load(&self) -> Result<Loaded, LoadError> {
         let (state, daemons, started) =
             (self.dir.path().to_owned(), self.daemons.clone(), self.started.clone());

@@ -48,6 +48,7 @@ pub(super) enum Command {
     Dial { to: Addr, port: u16, reply: oneshot::Sender<Result<Stream, DialError>> },
     Bind { port: u16, queue: Arc<Queue<Stream>>, reply: oneshot::Sender<Result<(), BindError>> },
     Unbind { port: u16, queue: Arc<Queue<Stream>> },
+    HandOver { port: u16, from: Arc<Queue<Stream>>, to: Arc<Queue<Stream>>, reply: oneshot::Sender<bool> },
     AcceptMore(u16),
     SendDatagram { to: Addr, port: u16, data: Bytes, reply: oneshot::Sender<Result<(), SendError>> },
     Ping { peer: Addr, payload: Bytes, reply: oneshot::Sender<Result<Duration, SendError>> },
@@ -250,6 +251,22 @@ impl Driver {
                 if self.listeners.get(&port).is_some_and(|q| Arc::ptr_eq(q, &queue)) {
                     self.listeners.remove(&port);
                     engine.unbind(port);
+                }
+            }
+            Command::HandOver { port, from, to, reply } => {
+                let current = self.listeners.get_mut(&port).filter(|q| Arc::ptr_eq(q, &from));
+                if reply.is_closed() {
+                    // The caller went away; the listener stays as it is.
+                } else if let Some(slot) = current {
+                    for stream in from.close_and_take() {
+                        // Fits: both have the same capacity, and only this task adds to them.
+                        let _ = to.push(stream);
+                    }
+                    *slot = to;
+                    let _ = reply.send(true);
+                    self.accept(port);
+                } else {
+                    let _ = reply.send(false);
                 }
             }
             Command::AcceptMore(port) => self.accept(port),

@@ -369,6 +369,17 @@ impl Listener {
         }
     }
 
+    /// Ends this listener and begins one on the same port that gets the streams that wait; the port is bound all the
+    /// time. `None` when it was closed.
+    pub async fn hand_over(&self) -> Option<Listener> {
+        let to = Arc::new(Queue::new(LISTENER_QUEUE));
+        let (reply, done) = oneshot::channel();
+        let command = Command::HandOver { port: self.port, from: self.queue.clone(), to: to.clone(), reply };
+        self.commands.send(command).await?;
+        let successor = Listener { port: self.port, queue: to, commands: self.commands.clone() };
+        done.await.unwrap_or(false).then_some(successor)
+    }
+
     /// Tells the driver that there is room again. A full command queue means that it is about to look anyway.
     fn more(&self) {
         let _ = self.commands.try_send(Command::AcceptMore(self.port));

@@ -8,6 +8,7 @@ pub(super) mod mailbox;
 pub(super) mod message;
 pub(super) mod names;
 pub(super) mod network;
+pub(super) mod plugins;
 pub(super) mod policy;
 pub(super) mod probe;
 pub(super) mod raw;
@@ -35,7 +36,7 @@ pub(super) async fn run(ctx: &Context, command: Command) -> Outcome {
         Command::Daemon(c) => daemon::run(ctx, c).await,
         Command::Info => status::info(ctx).await,
         Command::Health => status::health(ctx).await,
-        Command::Plugins => status::plugins(ctx).await,
+        Command::Plugins(c) => plugins::run(ctx, c).await,
         Command::Peers(c) => status::peers(ctx, c).await,
         Command::Connections => status::connections(ctx).await,
         Command::Disconnect(c) => status::disconnect(ctx, c).await,

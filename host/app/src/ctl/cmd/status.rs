@@ -1,4 +1,4 @@
-//! Looking at the daemon: info, health, plugins, peers, connections.
+//! Looking at the daemon: info, health, peers, connections.
 
 use clap::Args;
 use pilot_wire::ipc::Request;
@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::Outcome;
 use crate::ctl::context::Context;
-use crate::ctl::fail::{Failure, code};
 use crate::ctl::out::{Cell, Out, Report, row};
 use crate::ctl::values::{bytes, list, number, text, uptime};
 
@@ -105,33 +104,6 @@ pub(crate) async fn health(ctx: &Context) -> Outcome {
         ("Received", bytes(number(&h, "bytes_recv"))),
     ]);
     Ok(Report::new(h, text))
-}
-
-pub(crate) async fn plugins(ctx: &Context) -> Outcome {
-    let client = ctx.connect().await?;
-    let Some(answer) = ctx.host(&client, "plugins", json!({})).await? else {
-        return Err(Failure::new(code::UNAVAILABLE, "this daemon has no loadable plugins"));
-    };
-    let out = &ctx.out;
-    let rows = list(&answer, "plugins").iter().map(|p| {
-        let state = match text(p, "state") {
-            s @ ("running" | "started") => Cell::good(s),
-            s => Cell::bad(s),
-        };
-        row![
-            text(p, "name").to_owned(),
-            text(p, "version").to_owned(),
-            state,
-            number(p, "faults").to_string(),
-            text(p, "reason").to_owned(),
-        ]
-    });
-    let head = ["NAME", "VERSION", "STATE", "FAULTS", "REASON"];
-    let text = match rows.len() {
-        0 => "no plugins are loaded".to_owned(),
-        _ => out.table(&head, &["FAULTS"], rows.collect()),
-    };
-    Ok(Report::new(answer, text))
 }
 
 pub(crate) async fn peers(ctx: &Context, args: Peers) -> Outcome {

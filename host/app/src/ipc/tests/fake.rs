@@ -332,6 +332,10 @@ impl IpcBackend for Fake {
         Box::pin(async { json!({ "status": "ok" }).as_object().unwrap().clone() })
     }
 
+    fn settled(&self) -> Later<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn handshake(&self) -> Option<Arc<dyn HandshakeService>> {
         self.trust.lock().unwrap().clone().map(|t| t as Arc<dyn HandshakeService>)
     }

@@ -8,6 +8,7 @@ mod meter;
 mod net;
 mod proc;
 mod protocol;
+mod registry;
 mod report;
 mod role;
 mod worker;
@@ -30,6 +31,8 @@ struct Cli {
 enum Suite {
     /// The data plane between two processes on loopback: streams, pings, dials, memory, idle traffic.
     Net(NetArgs),
+    /// One rendezvous on loopback: registrations, lookups, resolves, relayed frames.
+    Registry(RegistryArgs),
     /// One of the processes that a suite starts.
     #[command(hide = true)]
     Role {
@@ -57,6 +60,25 @@ struct NetArgs {
     mib: u64,
 }
 
+#[derive(Debug, Args)]
+struct RegistryArgs {
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Only these metrics (comma separated).
+    #[arg(long, value_delimiter = ',', value_name = "METRIC")]
+    only: Vec<registry::Name>,
+    /// Rounds of each metric; their median counts.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Length of a round, milliseconds.
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(10..=60000))]
+    round_ms: u64,
+    /// Connections at a time.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    connections: u16,
+}
+
 #[derive(Debug, Subcommand)]
 enum Role {
     /// A public Pilot node.
@@ -81,6 +103,10 @@ enum Role {
     Echo,
     /// A TCP server.
     Tcp,
+    /// A TCP server that answers without looking.
+    Answer,
+    /// A rendezvous.
+    Rendezvous,
 }
 
 #[tokio::main]
@@ -104,15 +130,30 @@ async fn run(suite: Suite) -> anyhow::Result<()> {
                 bytes: args.mib << 20,
             };
             let metrics = net::run(&settings).await?;
-            let text = if args.json { report::json(&metrics) } else { report::table(&metrics) };
-            writeln!(std::io::stdout(), "{text}")?;
-            Ok(())
+            print(args.json, &metrics)
+        }
+        Suite::Registry(args) => {
+            let settings = registry::Settings {
+                only: args.only,
+                rounds: args.rounds,
+                round_ms: args.round_ms,
+                connections: args.connections.into(),
+            };
+            print(args.json, &registry::run(&settings).await?)
         }
         Suite::Role { role } => match role {
             Role::Pilot { registry, beacon, segment } => role::pilot::run(registry, beacon, segment).await,
             Role::Quic { mtu } => role::quic::run(mtu).await,
             Role::Echo => role::echo::run().await,
             Role::Tcp => role::tcp::run().await,
+            Role::Answer => role::answer::run().await,
+            Role::Rendezvous => role::rendezvous::run().await,
         },
     }
+}
+
+fn print(json: bool, metrics: &[report::Metric]) -> anyhow::Result<()> {
+    let text = if json { report::json(metrics) } else { report::table(metrics) };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(())
 }

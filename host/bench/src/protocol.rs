@@ -57,6 +57,13 @@ pub enum Target {
     Udp(SocketAddr),
     /// A TCP server.
     Tcp(SocketAddr),
+    /// A rendezvous.
+    Rendezvous {
+        /// Its registry.
+        registry: SocketAddr,
+        /// Its beacon.
+        beacon: SocketAddr,
+    },
 }
 
 /// What a child answers. The first line of every child is its own address as a [`Reply::Ready`].

@@ -1,10 +1,12 @@
 //! The child's side: a process in one role that answers the parent's requests until its input ends.
 
+pub mod answer;
 pub mod duties;
 pub mod echo;
 pub mod load;
 pub mod pilot;
 pub mod quic;
+pub mod rendezvous;
 pub mod tcp;
 
 use std::io::Write;

@@ -7,8 +7,8 @@
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pilot_rendezvous::{Change, FrameReply, Registry};
-use pilot_wire::registry::{MSG_ERROR, encode_error};
+use pilot_rendezvous::{Change, Claim, FrameReply, Registry};
+use pilot_wire::registry::{MSG_ERROR, MSG_LOOKUP, encode_error};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
@@ -44,8 +44,11 @@ impl Desk {
 
     /// One request of JSON mode.
     pub async fn request(&self, source: SocketAddr, request: &Map<String, Value>) -> Answer {
+        // Checked here, so that the others need not wait for it.
+        let claim = self.lock().signature_claim(request);
+        let proof = claim.map(Claim::check);
         let work = |registry: &mut Registry| {
-            let reply = registry.handle(unix_now(), source, request);
+            let reply = registry.handle_proven(unix_now(), source, request, proof);
             (reply.changes, (reply.body, reply.close, reply.notify))
         };
         match self.work(work).await {
@@ -63,9 +66,17 @@ impl Desk {
 
     /// One frame of binary mode; gives type and payload of the answer.
     pub async fn frame(&self, source: SocketAddr, kind: u8, payload: &[u8]) -> (u8, Vec<u8>) {
+        // Unsigned, changes nothing, and the most frequent request of all: one short hold of the lock.
+        if kind == MSG_LOOKUP {
+            let FrameReply { kind, payload, .. } =
+                self.lock().handle_frame(unix_now(), source, kind, payload);
+            return (kind, payload);
+        }
+        let claim = self.lock().frame_signature_claim(kind, payload);
+        let proof = claim.map(Claim::check);
         let work = |registry: &mut Registry| {
             let FrameReply { kind, payload, changes, notify } =
-                registry.handle_frame(unix_now(), source, kind, payload);
+                registry.handle_frame_proven(unix_now(), source, kind, payload, proof);
             (changes, (kind, payload, notify))
         };
         match self.work(work).await {

@@ -42,7 +42,7 @@ impl Registry {
 
     /// Whether `signature` is the one the node's present key makes over `challenge`.
     pub(super) fn verifies(&self, node: u32, challenge: &str, signature: &[u8]) -> bool {
-        self.state.identity(node).is_some_and(|i| i.key.verify(challenge.as_bytes(), signature))
+        self.state.identity(node).is_some_and(|i| self.checks(&i.key, challenge, signature))
     }
 
     /// The request's `admin_token` must be the server's.

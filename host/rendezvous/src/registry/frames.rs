@@ -11,7 +11,7 @@ use pilot_wire::registry::{
 };
 use pilot_wire::{gojson, registry::DecodeError};
 
-use super::Registry;
+use super::{Proof, Registry};
 use crate::refusal::Refusal;
 use crate::state::Change;
 
@@ -42,6 +42,25 @@ enum FrameRefusal {
 impl Registry {
     /// Handles one frame of binary mode. `now` is unix seconds, `source` where the connection comes from.
     pub fn handle_frame(&mut self, now: i64, source: SocketAddr, kind: u8, payload: &[u8]) -> FrameReply {
+        self.handle_frame_proven(now, source, kind, payload, None)
+    }
+
+    /// As [`handle_frame`](Self::handle_frame), with what became of the frame's [`claim`](Self::frame_signature_claim).
+    pub fn handle_frame_proven(
+        &mut self,
+        now: i64,
+        source: SocketAddr,
+        kind: u8,
+        payload: &[u8],
+        proof: Option<Proof>,
+    ) -> FrameReply {
+        self.proof = proof;
+        let reply = self.answer_frame(now, source, kind, payload);
+        self.proof = None;
+        reply
+    }
+
+    fn answer_frame(&mut self, now: i64, source: SocketAddr, kind: u8, payload: &[u8]) -> FrameReply {
         let outcome = match kind {
             MSG_JSON => return self.json_frame(now, source, payload),
             MSG_HEARTBEAT => self.heartbeat_frame(now, payload).map(|p| (MSG_HEARTBEAT_OK, p)),

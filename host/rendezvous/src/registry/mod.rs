@@ -18,6 +18,7 @@
 //! | `keys` | rotate_key, set_key_expiry, get_key_info |
 //! | `beacons` | beacon_register, beacon_list |
 //! | `frames` | the binary mode |
+//! | `proof` | none: signatures that were checked elsewhere |
 //!
 //! Not here: audit log, webhooks, identity providers, badges, recovery and replication; their requests get the answer of
 //! an unknown type.
@@ -32,6 +33,7 @@ mod members;
 mod networks;
 mod policy;
 mod profile;
+mod proof;
 mod provision;
 mod register;
 #[cfg(test)]
@@ -49,6 +51,7 @@ use crate::settings::Settings;
 use crate::state::{Change, Node, RecordKey, RestoreError, State};
 
 pub use frames::FrameReply;
+pub use proof::{Claim, Proof};
 
 /// The directory of nodes, networks and trust.
 #[derive(Debug)]
@@ -61,6 +64,8 @@ pub struct Registry {
     started: i64,
     /// Nodes that got something into their inbox by the request at hand.
     notify: Vec<u32>,
+    /// What is known about the signature of the request at hand.
+    proof: Option<Proof>,
 }
 
 /// What came of one request.
@@ -114,13 +119,27 @@ impl Registry {
             quota: register::Quota::default(),
             started,
             notify: Vec::new(),
+            proof: None,
         }
     }
 
     /// Handles one request of JSON mode. `now` is unix seconds, `source` where the connection comes from.
     pub fn handle(&mut self, now: i64, source: SocketAddr, request: &Map<String, Value>) -> Reply {
+        self.handle_proven(now, source, request, None)
+    }
+
+    /// As [`handle`](Self::handle), with what became of the request's [`claim`](Self::signature_claim).
+    pub fn handle_proven(
+        &mut self,
+        now: i64,
+        source: SocketAddr,
+        request: &Map<String, Value>,
+        proof: Option<Proof>,
+    ) -> Reply {
+        self.proof = proof;
         let call = Call { now, source, request: Request(request) };
         let outcome = self.dispatch(&call);
+        self.proof = None;
         let close = matches!(outcome, Err(Refusal::NoReplication));
         let answer = outcome.unwrap_or_else(|refusal| Answer::error(&refusal.shown()));
         Reply {

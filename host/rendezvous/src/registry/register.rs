@@ -180,7 +180,7 @@ impl Registry {
         }
         let signature = decode_base64(text).map_err(|_| Refusal::RegistrationEncoding)?;
         let challenge = pilot_wire::registry::challenge::register(request.text("listen_addr"), key_text);
-        if key.verify(challenge.as_bytes(), &signature) {
+        if self.checks(&key, &challenge, &signature) {
             Ok(true)
         } else {
             Err(Refusal::RegistrationSignatureWrong)

@@ -4,6 +4,7 @@ mod directory;
 mod frames;
 mod keys;
 mod networks;
+mod proof;
 mod properties;
 mod provision;
 mod register;

@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use pilot_wire::blueprint;
+use pilot_wire::goduration::GoDuration;
 use plugin_abi::{Error, PolicyManager, PolicyRunner, Result};
 use serde_json::{Map, Value};
 
@@ -11,7 +14,7 @@ use crate::compiled::Policy;
 use crate::document::Document;
 use crate::explain::explain;
 use crate::runner::store::saved_networks;
-use crate::runner::{Environment, Runner};
+use crate::runner::{Environment, Kind, Runner};
 
 /// The table of runners.
 #[derive(Default)]
@@ -43,6 +46,33 @@ impl Manager {
         }
     }
 
+    /// As `start`, for the rules of a managed network (policy.md section 7).
+    pub fn start_rules(&self, network: u16, rules_json: &str) -> Result<()> {
+        let rules =
+            blueprint::parse_rules(rules_json.as_bytes()).map_err(|e| Error::invalid(e.to_string()))?;
+        let grace = rules.grace.parse::<GoDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+        let document = blueprint::rules_to_policy(Some(&rules)).unwrap_or_default();
+        self.put(network, &document, Kind::Managed { grace: grace.unwrap_or_default() })
+    }
+
+    /// Puts a document in force in place of what was there; on an error that stays.
+    fn put(&self, network: u16, document_json: &str, kind: Kind) -> Result<()> {
+        let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let environment = self.environment()?;
+        let document = Document::parse(document_json.as_bytes())
+            .map_err(|e| Error::invalid(format!("parse policy: {e}")))?;
+        let policy = Policy::compile(document, &environment.workers)
+            .map_err(|e| Error::invalid(format!("compile policy: {e}")))?;
+        let runner = Runner::new(network, policy, kind, environment);
+        let old = self.lock().runners.insert(network, runner.clone());
+        if let Some(old) = old {
+            // Gates ask the new one already; what the old one still saves is taken over.
+            old.stop();
+            runner.reload();
+        }
+        runner.start()
+    }
+
     fn environment(&self) -> Result<Environment> {
         self.lock().environment.clone().ok_or_else(|| Error::other("policy: runtime not configured"))
     }
@@ -54,20 +84,7 @@ impl Manager {
 
 impl PolicyManager for Manager {
     fn start(&self, network: u16, document_json: &str) -> Result<()> {
-        let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let environment = self.environment()?;
-        let document = Document::parse(document_json.as_bytes())
-            .map_err(|e| Error::invalid(format!("parse policy: {e}")))?;
-        let policy = Policy::compile(document, &environment.workers)
-            .map_err(|e| Error::invalid(format!("compile policy: {e}")))?;
-        let runner = Runner::new(network, policy, environment);
-        let old = self.lock().runners.insert(network, runner.clone());
-        if let Some(old) = old {
-            // Gates ask the new one already; what the old one still saves is taken over.
-            old.stop();
-            runner.reload();
-        }
-        runner.start()
+        self.put(network, document_json, Kind::Policy)
     }
 
     fn stop(&self, network: u16) {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use plugin_abi::{Daemon, Error, ErrorKind, Event, Plugin, PolicyManager, Result, Subscription};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::LocalPolicy;
@@ -27,9 +27,9 @@ pub(crate) struct PolicyPlugin {
 }
 
 struct Listening {
-    subscription: Arc<dyn Subscription>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    /// What each thread listens to, and the thread.
+    threads: Vec<(Arc<dyn Subscription>, JoinHandle<()>)>,
 }
 
 impl PolicyPlugin {
@@ -59,14 +59,23 @@ impl Plugin for PolicyPlugin {
             tracing::info!(network_id = local.network, %path, "local policy in force");
         }
         daemon.register_policy_manager(self.manager.clone());
-        let subscription = daemon.bus().subscribe("network.*");
         let stop = Arc::new(AtomicBool::new(false));
-        let parts = (self.manager.clone(), subscription.clone(), stop.clone());
-        let thread = plugin_abi::spawn_thread(daemon, "policy.bus", move || {
+        let mut threads = Vec::new();
+        let networks = daemon.bus().subscribe("network.*");
+        let parts = (self.manager.clone(), networks.clone(), stop.clone());
+        let thread = plugin_abi::spawn_thread(daemon.clone(), "policy.bus", move || {
             let (manager, subscription, stop) = parts;
             listen(&manager, subscription.as_ref(), &stop);
         })?;
-        let listening = Listening { subscription, stop, thread };
+        threads.push((networks, thread));
+        let registrations = daemon.bus().subscribe("node.*");
+        let parts = (self.manager.clone(), daemon.clone(), registrations.clone(), stop.clone());
+        let thread = plugin_abi::spawn_thread(daemon, "policy.restore", move || {
+            let (manager, daemon, subscription, stop) = parts;
+            restore(&manager, daemon.as_ref(), subscription.as_ref(), &stop);
+        })?;
+        threads.push((registrations, thread));
+        let listening = Listening { stop, threads };
         *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
         Ok(())
     }
@@ -79,11 +88,13 @@ impl Plugin for PolicyPlugin {
         // A runner may be waiting for the registry, so the wait has to happen where it can be left behind.
         std::thread::Builder::new().name("policy.shutdown".into()).spawn(move || {
             let _done = done;
-            if let Some(Listening { subscription, stop, thread }) = listening {
+            if let Some(Listening { stop, threads }) = listening {
                 stop.store(true, Ordering::Release);
-                subscription.cancel();
-                // A panic in it was reported when it happened.
-                let _ = thread.join();
+                threads.iter().for_each(|(subscription, _)| subscription.cancel());
+                for (_, thread) in threads {
+                    // A panic in it was reported when it happened.
+                    let _ = thread.join();
+                }
             }
             manager.close();
         })?;
@@ -111,17 +122,69 @@ fn react(manager: &Manager, event: &Event) {
     let Some(network) = network.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0) else { return };
     match event.topic.as_str() {
         "network.joined" => {
-            let Some(document) = member("expr_policy").and_then(document_text) else { return };
-            if manager.get(network).is_some() {
-                return;
-            }
-            if let Err(error) = manager.start(network, &document) {
-                tracing::warn!(network_id = network, %error, "network policy not started");
-            }
+            put_in_force(manager, network, member("expr_policy"), member("rules"));
         }
         "network.left" => manager.stop(network),
         _ => {}
     }
+}
+
+/// Starts what a network asks of its members: its policy, else its rules. One that is in force is kept.
+fn put_in_force(manager: &Manager, network: u16, policy: Option<&Value>, rules: Option<&Value>) {
+    if manager.get(network).is_some() {
+        return;
+    }
+    let started = match (policy.and_then(document_text), rules.and_then(document_text)) {
+        (Some(document), _) => manager.start(network, &document),
+        (None, Some(rules)) => manager.start_rules(network, &rules),
+        (None, None) => return,
+    };
+    match started {
+        Ok(()) => tracing::info!(network_id = network, "network policy in force"),
+        Err(error) => tracing::warn!(network_id = network, %error, "network policy not started"),
+    }
+}
+
+/// After each registration: the policies of the networks that this node is a member of already. State files hold no
+/// policy; the registry does (policy.md section 4).
+fn restore(manager: &Manager, daemon: &dyn Daemon, subscription: &dyn Subscription, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        match subscription.recv(EVENT_WAIT) {
+            Ok(Some(event)) if matches!(event.topic.as_str(), "node.registered" | "node.reregistered") => {
+                if let Err(error) = restore_all(manager, daemon) {
+                    tracing::warn!(%error, "policies of this node's networks not restored");
+                }
+            }
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn restore_all(manager: &Manager, daemon: &dyn Daemon) -> Result<()> {
+    let ask = |op: &str, name: &str, value: Value| {
+        let params = if name.is_empty() { Map::new() } else { Map::from_iter([(name.to_owned(), value)]) };
+        daemon.registry_call(op, params)
+    };
+    let own = ask("lookup", "node_id", daemon.node_id().into())?;
+    let mine: Vec<&Value> =
+        own.get("networks").and_then(Value::as_array).into_iter().flatten().filter(|n| **n != 0).collect();
+    if mine.is_empty() {
+        return Ok(());
+    }
+    let answer = ask("list_networks", "", Value::Null)?;
+    for network in answer.get("networks").and_then(Value::as_array).into_iter().flatten() {
+        let Some(id) = network["id"].as_u64().and_then(|id| u16::try_from(id).ok()) else { continue };
+        if !mine.contains(&&network["id"]) || manager.get(id).is_some() {
+            continue;
+        }
+        let mut policy = None;
+        if network["has_expr_policy"] == true {
+            policy = ask("get_expr_policy", "network_id", id.into())?.remove("expr_policy");
+        }
+        put_in_force(manager, id, policy.as_ref(), network.get("rules"));
+    }
+    Ok(())
 }
 
 /// A policy comes as text, as an object, or as bytes of text.

@@ -17,11 +17,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::{Outcome, Transport};
 use crate::lock;
+use crate::spool::Spool;
 
 /// Events that wait. When full the new event is dropped and counted.
 pub const QUEUE: usize = 1024;
 /// Attempts for one event.
 const ATTEMPTS: u32 = 3;
+/// How often a spool looks whether the breaker lets it go on.
+const SPOOL_LOOK: Duration = Duration::from_millis(100);
 
 /// One client; dropping it without [`close`](Self::close) abandons what is queued.
 pub struct Client {
@@ -39,7 +42,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<QueuedEvent>,
+    /// In memory; unused with a spool.
+    queue: VecDeque<Waiting>,
+    spool: Option<Spool>,
     last_id: u64,
     /// The worker has an event in hand.
     busy: bool,
@@ -49,15 +54,61 @@ struct State {
     abandoned: bool,
 }
 
+/// An event in its final form.
+struct Waiting {
+    topic: String,
+    body: String,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Delivered, or refused for good.
+    Done,
+    /// Given up after its last attempt.
+    Failed,
+    /// The client was abandoned in between.
+    Cut,
+}
+
 impl State {
     /// Events that are queued or being delivered.
     fn in_hand(&self) -> usize {
-        self.queue.len() + usize::from(self.busy)
+        let spooled = self.spool.as_ref().is_some_and(|spool| !self.abandoned && !spool.is_empty());
+        self.queue.len() + usize::from(self.busy || spooled)
+    }
+
+    /// `false`: there is no room.
+    fn push(&mut self, topic: String, body: String) -> bool {
+        match &mut self.spool {
+            Some(spool) => spool.push(&body),
+            None if self.queue.len() >= QUEUE => false,
+            None => {
+                self.queue.push_back(Waiting { topic, body });
+                true
+            }
+        }
+    }
+
+    /// The next event; one of the spool stays there until [`done`](Self::done).
+    fn take(&mut self) -> Option<Waiting> {
+        match &self.spool {
+            Some(spool) => {
+                spool.front().map(|body| Waiting { topic: "spooled".into(), body: body.to_owned() })
+            }
+            None => self.queue.pop_front(),
+        }
+    }
+
+    fn done(&mut self) {
+        if let Some(spool) = &mut self.spool {
+            spool.pop();
+        }
     }
 }
 
 impl Client {
-    /// Starts the worker.
+    /// Starts the worker. With a `spool` events wait on disk, and none is lost because the endpoint is away.
     ///
     /// # Errors
     /// The system has no thread to give.
@@ -66,9 +117,10 @@ impl Client {
         transport: impl Transport + 'static,
         config: &Config,
         clock: Arc<dyn Clock>,
+        spool: Option<Spool>,
     ) -> Result<Self> {
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State { spool, ..State::default() }),
             changed: Condvar::new(),
             dropped: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
@@ -93,13 +145,13 @@ impl Client {
             return;
         }
         state.last_id += 1;
-        if state.queue.len() >= QUEUE {
+        let event = QueuedEvent { event_id: state.last_id, event: topic, node_id, timestamp, data };
+        let body = event.body();
+        if state.push(event.event, body) {
+            self.shared.changed.notify_all();
+        } else {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
         }
-        let event_id = state.last_id;
-        state.queue.push_back(QueuedEvent { event_id, event: topic, node_id, timestamp, data });
-        self.shared.changed.notify_all();
     }
 
     /// Counters since the start of this client.
@@ -111,7 +163,8 @@ impl Client {
     }
 
     /// Takes no more events and waits up to `patience` until the queued ones are worked off, with all their attempts.
-    /// What is left then is given up; its number is the result. The attempt under way ends by its own timeout.
+    /// What is left then is given up; its number is the result. With a spool nothing is given up, and an endpoint that
+    /// fails is not waited for. The attempt under way ends by its own timeout.
     pub fn close(&self, patience: Duration) -> usize {
         let deadline = Instant::now() + patience;
         lock(&self.shared.state).closed = true;
@@ -122,7 +175,8 @@ impl Client {
             state.abandoned = true;
             state.queue.clear();
             self.shared.changed.notify_all();
-            return left;
+            // What is on disk is not given up: the next start delivers it.
+            return if state.spool.is_some() { 0 } else { left };
         }
         drop(state);
         if let Some(worker) = lock(&self.worker).take() {
@@ -176,23 +230,53 @@ impl Drop for Busy<'_> {
 impl<T: Transport> Worker<T> {
     fn run(mut self) {
         let shared = Arc::clone(&self.shared);
+        let spools = lock(&shared.state).spool.is_some();
         while let Some(event) = self.next() {
             let _busy = Busy(&shared);
-            if self.breaker.admits(shared.clock.instant()) {
-                self.deliver(&event);
-            } else {
-                shared.skipped.fetch_add(1, Ordering::Relaxed);
+            if !self.breaker.admits(shared.clock.instant()) {
+                if spools {
+                    // It stays where it is; the end of the cooldown is looked for now and then.
+                    if !self.pause(SPOOL_LOOK) || self.gives_up() {
+                        return;
+                    }
+                } else {
+                    shared.skipped.fetch_add(1, Ordering::Relaxed);
+                }
+                continue;
+            }
+            match self.deliver(&event, spools) {
+                End::Done => {
+                    let mut state = lock(&shared.state);
+                    if state.abandoned {
+                        // Another client may have the spool by now; it delivers this one once more.
+                        return;
+                    }
+                    state.done();
+                }
+                End::Cut => return,
+                End::Failed if spools && self.gives_up() => return,
+                End::Failed => {}
             }
         }
     }
 
-    fn next(&self) -> Option<QueuedEvent> {
+    /// With a spool, an end that is asked for does not wait for an endpoint that fails.
+    fn gives_up(&self) -> bool {
+        let mut state = lock(&self.shared.state);
+        if state.closed {
+            state.abandoned = true;
+            self.shared.changed.notify_all();
+        }
+        state.closed
+    }
+
+    fn next(&self) -> Option<Waiting> {
         let mut state = lock(&self.shared.state);
         loop {
             if state.abandoned {
                 return None;
             }
-            if let Some(event) = state.queue.pop_front() {
+            if let Some(event) = state.take() {
                 state.busy = true;
                 return Some(event);
             }
@@ -203,27 +287,32 @@ impl<T: Transport> Worker<T> {
         }
     }
 
-    fn deliver(&mut self, event: &QueuedEvent) {
-        let body = event.body();
-        let signature = (!self.secret.is_empty()).then(|| signature(&self.secret, body.as_bytes()));
+    fn deliver(&mut self, event: &Waiting, spools: bool) -> End {
+        let body = event.body.as_bytes();
+        let signature = (!self.secret.is_empty()).then(|| signature(&self.secret, body));
+        let topic = &event.topic;
         let mut cause = String::new();
         for attempt in 0..ATTEMPTS {
             if attempt > 0 && !self.pause(self.backoff * (1 << (attempt - 1))) {
-                return;
+                return End::Cut;
             }
-            match self.transport.post(body.as_bytes(), signature.as_deref()) {
-                Outcome::Delivered => return self.breaker.succeeded(),
+            match self.transport.post(body, signature.as_deref()) {
+                Outcome::Delivered => {
+                    self.breaker.succeeded();
+                    return End::Done;
+                }
                 Outcome::Refused(cause) => {
                     // Says nothing about whether the endpoint is alive.
-                    let event_id = event.event_id;
-                    return tracing::warn!(event_id, event = event.event, cause, "event refused and lost");
+                    tracing::warn!(event = topic, cause, "event refused and lost");
+                    return End::Done;
                 }
                 Outcome::Failed(why) => cause = why,
             }
         }
-        let event_id = event.event_id;
-        tracing::warn!(event_id, event = event.event, cause, "event lost after {ATTEMPTS} attempts");
+        let fate = if spools { "waits on disk" } else { "lost" };
+        tracing::warn!(event = topic, cause, "event {fate} after {ATTEMPTS} attempts");
         self.breaker.failed(self.shared.clock.instant());
+        End::Failed
     }
 
     /// Waits; `false` when the client was abandoned meanwhile.

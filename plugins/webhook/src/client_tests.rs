@@ -35,7 +35,7 @@ fn puppet(config: &Config) -> (Client, mpsc::Receiver<String>, mpsc::Sender<Outc
     let (bodies, seen) = mpsc::channel();
     let (decide, outcomes) = mpsc::channel();
     let daemon = FakeDaemon::new(std::env::temp_dir());
-    let client = Client::start(daemon, Puppet { bodies, outcomes }, config, ManualClock::new());
+    let client = Client::start(daemon, Puppet { bodies, outcomes }, config, ManualClock::new(), None);
     (client.expect("starts"), seen, decide)
 }
 
@@ -135,7 +135,7 @@ fn delivery(entry: &Entry) {
     let clock = ManualClock::new();
     let http = Http::new(&server.url("/hook"), &config).expect("a transport");
     let daemon = FakeDaemon::new(std::env::temp_dir());
-    let client = Client::start(daemon, http, &config, Arc::clone(&clock) as _).expect("starts");
+    let client = Client::start(daemon, http, &config, Arc::clone(&clock) as _, None).expect("starts");
     for n in 1..=entry.number("events_emitted") {
         client.emit(format!("t.{n}"), 41, Some(json!({"n": n})));
         client.settle();
@@ -168,4 +168,57 @@ fn observed(request: &Request, name: &str, secret: &str) -> Value {
         }
         name => panic!("observation {name} not understood"),
     }
+}
+
+#[test]
+fn a_spooled_event_stays_in_front_until_it_is_delivered() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let spool = || Some(Spool::open(dir.path(), "http://h/", 1 << 20).expect("opens"));
+    let start = |bodies, outcomes| {
+        let daemon = FakeDaemon::new(std::env::temp_dir());
+        let config = Config { cooldown: Duration::from_millis(1), ..quick() };
+        Client::start(
+            daemon,
+            Puppet { bodies, outcomes },
+            &config,
+            Arc::new(crate::clock::SystemClock),
+            spool(),
+        )
+        .expect("starts")
+    };
+    let (bodies, seen) = mpsc::channel();
+    let (decide, outcomes) = mpsc::channel();
+    let client = start(bodies, outcomes);
+    for topic in ["one", "two", "three"] {
+        client.emit(topic.into(), 7, None);
+    }
+    // Twice the whole of its attempts: it is tried again, and nothing overtakes it.
+    for _ in 0..6 {
+        decide.send(Outcome::Failed("down".into())).expect("worker waits");
+        let body = seen.recv_timeout(PATIENCE).expect("tried");
+        assert!(body.contains(r#""event":"one""#), "{body}");
+    }
+    decide.send(Outcome::Delivered).expect("worker waits");
+    assert!(seen.recv_timeout(PATIENCE).expect("tried").contains("one"));
+    decide.send(Outcome::Refused("status 404".into())).expect("worker waits");
+    assert!(seen.recv_timeout(PATIENCE).expect("tried").contains("two"), "in order");
+    assert!(seen.recv_timeout(PATIENCE).expect("tried").contains("three"));
+    // The end comes in the middle of the third one: it is not lost, and not waited for.
+    for _ in 0..3 {
+        decide.send(Outcome::Failed("down".into())).expect("worker waits");
+    }
+    assert_eq!(client.close(PATIENCE), 0);
+    drop((client, decide));
+
+    let (bodies, seen) = mpsc::channel();
+    let (decide, outcomes) = mpsc::channel();
+    let client = start(bodies, outcomes);
+    client.emit("four".into(), 7, None);
+    for topic in ["three", "four"] {
+        decide.send(Outcome::Delivered).expect("worker waits");
+        let body = seen.recv_timeout(PATIENCE).expect("delivered after the restart");
+        assert!(body.contains(topic), "{body}");
+    }
+    assert_eq!(client.close(PATIENCE), 0);
+    assert_eq!(client.stats(), WebhookStats::default(), "nothing dropped, nothing skipped");
 }

@@ -11,6 +11,10 @@ use crate::target;
 /// Longest time that may be configured for anything.
 const MAX_MILLIS: u64 = 3_600_000;
 
+/// What the spool may be set to hold.
+const MIN_SPOOL: u64 = 64 << 10;
+const MAX_SPOOL: u64 = 1 << 40;
+
 /// What can be set.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
@@ -26,6 +30,11 @@ pub struct Config {
     pub backoff: Duration,
     /// `cooldown_ms`: how long the breaker stays open; 30000.
     pub cooldown: Duration,
+    /// `spool_dir`: where undelivered events wait on disk; empty: they wait in memory only. Relative paths are below the
+    /// host's state directory.
+    pub spool_dir: Option<PathBuf>,
+    /// `spool_max_bytes`: what may wait there; 16 MiB.
+    pub spool_max_bytes: u64,
 }
 
 impl Default for Config {
@@ -37,6 +46,8 @@ impl Default for Config {
             timeout: Duration::from_secs(5),
             backoff: Duration::from_secs(1),
             cooldown: Duration::from_secs(30),
+            spool_dir: None,
+            spool_max_bytes: 16 << 20,
         }
     }
 }
@@ -60,6 +71,12 @@ impl Config {
                 "timeout_ms" => config.timeout = millis()?,
                 "backoff_ms" => config.backoff = millis()?,
                 "cooldown_ms" => config.cooldown = millis()?,
+                "spool_dir" => config.spool_dir = Some(text()?).filter(|p| !p.is_empty()).map(PathBuf::from),
+                "spool_max_bytes" => {
+                    let bytes = value.as_u64().filter(|n| (MIN_SPOOL..=MAX_SPOOL).contains(n));
+                    let what = "must be a number of bytes from 65536 to 1099511627776";
+                    config.spool_max_bytes = bytes.ok_or_else(|| wrong(name, what))?;
+                }
                 _ => {
                     tracing::warn!(member = name, "[plugin.webhook] has a member this version does not know")
                 }

@@ -19,6 +19,11 @@
 //! | `timeout_ms` | one attempt | 5000 |
 //! | `backoff_ms` | before the second attempt, doubled before the third | 1000 |
 //! | `cooldown_ms` | how long the breaker stays open | 30000 |
+//! | `spool_dir` | undelivered events wait here on disk and are delivered after a restart | none: in memory |
+//! | `spool_max_bytes` | how much may wait there | 16 MiB |
+//!
+//! With a spool an event that could not be delivered stays at the front and is tried again, so nothing is skipped while the
+//! breaker is open; a 4xx status still loses it, because repeating does not help.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -31,6 +36,7 @@ mod gourl;
 mod http;
 mod manager;
 mod saved;
+mod spool;
 mod target;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,7 +72,8 @@ impl Default for Webhook {
 
 impl Plugin for Webhook {
     fn init(&self, daemon: Arc<dyn Daemon>) -> Result<()> {
-        let config = Config::read(&daemon.config())?;
+        let mut config = Config::read(&daemon.config())?;
+        config.spool_dir = config.spool_dir.map(|dir| daemon.state_dir().join(dir));
         let manager = Arc::new(Manager::new(Arc::clone(&daemon), config, Arc::clone(&self.clock)));
         manager.start()?;
         daemon.register_webhook_manager(Arc::clone(&manager) as _);

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::Http;
 use crate::saved::SavedUrl;
+use crate::spool::{self, Spool};
 use crate::{lock, target};
 
 /// How long an old client may work off its queue.
@@ -121,12 +122,23 @@ impl Manager {
         }
         if let Some(transport) = transport {
             let clock = Arc::clone(&self.clock);
-            let client = Arc::new(Client::start(Arc::clone(&daemon), transport, &self.config, clock)?);
+            let spool = self.spool(url)?;
+            let client = Client::start(Arc::clone(&daemon), transport, &self.config, clock, spool)?;
+            let client = Arc::new(client);
             swap.bridge = Some(Bridge::start(&daemon, Arc::clone(&client))?);
             let current = Current { url: url.to_owned(), client };
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(current);
         }
         Ok(given_up)
+    }
+
+    /// The queue on disk for a URL, if one is configured.
+    fn spool(&self, url: &str) -> Result<Option<Spool>> {
+        let Some(dir) = &self.config.spool_dir else { return Ok(None) };
+        let opened = Spool::open(dir, url, self.config.spool_max_bytes);
+        opened.map(Some).map_err(|e| {
+            Error::new(ErrorKind::Io, format!("[plugin.webhook] spool_dir {}: {e}", dir.display()))
+        })
     }
 
     fn current(&self) -> Option<Current> {
@@ -157,6 +169,11 @@ impl WebhookManager for Manager {
         }
         let mut swap = lock(&self.swap);
         self.replace(&mut swap, url, DRAIN)?;
+        if let (true, Some(dir)) = (url.is_empty(), &self.config.spool_dir)
+            && let Err(cause) = spool::discard(dir)
+        {
+            tracing::warn!(%cause, "events of the former webhook URL are still on disk");
+        }
         if let Err(cause) = self.saved.store(url) {
             tracing::warn!(%cause, "webhook URL in use but not saved");
         }

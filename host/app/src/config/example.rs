@@ -123,11 +123,15 @@ pub fn example_toml() -> &'static str {
 #url = ""
 # Signs each body with HMAC-SHA-256 (header X-Pilot-Signature-256).
 #secret = ""
+# Undelivered events wait here on disk, and are delivered after a restart; empty: in memory only.
+#spool_dir = ""
 
 [plugin.dataexchange]
 # Directories for messages and files; relative ones are below node.state_dir.
 #inbox_dir = "inbox"
 #received_dir = "received"
+# Complete files go to an object store instead: s3://BUCKET/PREFIX, gs://.., az://... Credentials come from the environment.
+#received_url = ""
 
 [plugin.policy]
 # A policy document (JSON file, relative ones are below node.state_dir) that gates this host from the start, and the

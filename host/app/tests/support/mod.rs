@@ -74,6 +74,19 @@ pub fn faulty(example: &str) -> PathBuf {
     target_dir().join(format!("debug/examples/lib{example}.so"))
 }
 
+/// Builds one of the examples and puts its library into `dir`.
+pub fn stage_example(dir: &Path, name: &str) {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name).join("Cargo.toml");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(target_dir());
+    // As the workspace has it, or third-party crates would be built once more.
+    cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
+    assert!(cargo.status().unwrap().success(), "building {name} failed");
+    std::fs::create_dir_all(dir).unwrap();
+    let library = target_dir().join(format!("debug/lib{}.so", name.replace('-', "_")));
+    std::fs::copy(library, dir.join(format!("{name}.so"))).unwrap();
+}
+
 #[derive(Default)]
 struct Log {
     lines: Mutex<(Vec<String>, bool)>,

@@ -1,6 +1,7 @@
 //! The whole plugin against the fake daemon: real threads, real files, a clock that the test moves.
 
 mod behaviour;
+mod remote;
 mod transfers;
 mod vectors;
 

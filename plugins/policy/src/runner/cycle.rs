@@ -59,8 +59,14 @@ impl Runner {
             "pruned_trust": counters.pruned_trust,
             "filled_trust": counters.filled_trust,
         });
-        let Value::Object(result) = result else { return Map::new() };
-        self.daemon.publish("policy.cycle", Some(result.clone()));
+        let Value::Object(mut result) = result else { return Map::new() };
+        if self.managed.is_some() {
+            let told = ["network_id", "pruned", "filled", "peers"];
+            result.retain(|name, _| told.contains(&name.as_str()));
+            self.daemon.publish("managed.cycle", Some(result.clone()));
+        } else {
+            self.daemon.publish("policy.cycle", Some(result.clone()));
+        }
         result
     }
 
@@ -151,8 +157,15 @@ impl Runner {
 
     /// Not marked as evicted, so that reconcile may bring them back.
     fn prune(&self, directive: &Directive) -> usize {
+        let now = self.clock.wall();
         let mut table = self.table();
-        let pruned = table.first_by(self.policy.params(directive));
+        let mut pruned = table.first_by(self.policy.params(directive));
+        if let Some(grace) = self.managed {
+            // Those who are protected are not replaced by others.
+            let is_old =
+                |node: &u32| table.peers.get(node).is_some_and(|p| p.age(now) >= grace.as_secs_f64());
+            pruned.retain(is_old);
+        }
         for node in &pruned {
             table.peers.remove(node);
         }

@@ -91,9 +91,12 @@ impl Runner {
         let mut arrived = Vec::new();
         {
             let mut table = self.table();
+            // A managed network keeps the peers it has chosen before.
+            let chosen = self.managed.is_some() && !table.peers.is_empty();
             for Member { node, tags } in members {
                 match table.peers.get_mut(&node) {
                     Some(peer) => peer.registry_tags = tags,
+                    None if chosen => {}
                     None => {
                         table.peers.insert(node, Peer::new(tags, self.clock.wall()));
                         arrived.push(node);
@@ -110,6 +113,10 @@ impl Runner {
 
     /// Brings the table in step with the registry.
     pub(super) fn reconcile(&self) {
+        if self.managed.is_some() && self.table().peers.is_empty() {
+            // Nobody was known at the start, or all have left: choose anew.
+            return self.bootstrap();
+        }
         let mut turn = self.turn();
         let Some(members) = self.fetch(&mut turn) else { return };
         let present: HashSet<u32> = members.iter().map(|m| m.node).collect();
@@ -125,7 +132,7 @@ impl Runner {
                 if let Some(peer) = table.peers.get_mut(&node) {
                     changed |= peer.registry_tags != tags;
                     peer.registry_tags = tags;
-                } else if !table.is_kept_out(node, now) {
+                } else if self.managed.is_none() && !table.is_kept_out(node, now) {
                     table.peers.insert(node, Peer::new(tags, self.clock.wall()));
                     arrived.push(node);
                 }

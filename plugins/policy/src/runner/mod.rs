@@ -49,10 +49,25 @@ pub(crate) struct Environment {
     pub clock: Arc<dyn Clock>,
 }
 
+/// Where a runner's document is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A policy: the table holds every member that the document lets in.
+    Policy,
+    /// Rules of a managed network, turned into a document (policy.md section 7): the table holds `links` members at most,
+    /// chosen at random; only a cycle changes who they are, and none younger than `grace` is dropped.
+    Managed {
+        /// Protection of new peers.
+        grace: Duration,
+    },
+}
+
 /// The policy of one network.
 pub(crate) struct Runner {
     network: u16,
     policy: Arc<Policy>,
+    /// `Some`: a managed network, see [`Kind`].
+    managed: Option<Duration>,
     daemon: Arc<dyn Daemon>,
     workers: Arc<Workers>,
     clock: Arc<dyn Clock>,
@@ -76,13 +91,18 @@ struct Control {
 
 impl Runner {
     /// With the state saved for `network`, if any. Does nothing until [`start`](Self::start).
-    pub fn new(network: u16, policy: Policy, environment: Environment) -> Arc<Runner> {
+    pub fn new(network: u16, policy: Policy, kind: Kind, environment: Environment) -> Arc<Runner> {
         let Environment { daemon, workers, clock } = environment;
-        let store = Store::new(&daemon.state_dir(), network);
+        let managed = match kind {
+            Kind::Policy => None,
+            Kind::Managed { grace } => Some(grace),
+        };
+        let store = Store::new(&daemon.state_dir(), network, managed.is_some());
         let table = Mutex::new(store.load(clock.wall()));
         Arc::new(Runner {
             network,
             policy: Arc::new(policy),
+            managed,
             daemon,
             workers,
             clock,

@@ -22,8 +22,10 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub fn new(state_dir: &Path, network: u16) -> Store {
-        Store { network, path: state_dir.join(format!("policy_{network}.json")) }
+    /// The file of a policy, or of a managed network.
+    pub fn new(state_dir: &Path, network: u16, managed: bool) -> Store {
+        let what = if managed { "managed" } else { "policy" };
+        Store { network, path: state_dir.join(format!("{what}_{network}.json")) }
     }
 
     /// The saved state; a missing, unreadable or bad file gives an empty one that begins at `now`.
@@ -177,7 +179,7 @@ mod tests {
   "cycle_num": 4
 }"#;
         std::fs::write(dir.path().join("policy_7.json"), text).unwrap();
-        let store = Store::new(dir.path(), 7);
+        let store = Store::new(dir.path(), 7, false);
         let table = store.load(Timestamp::UNIX_EPOCH);
         assert_eq!((table.cycle_num, table.peers.len()), (4, 2));
         assert_eq!(table.peers[&9].last_seen, None);
@@ -193,14 +195,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = r#"{"network_id":7,"peers":{"9":{"node_id":9,"score":1.5,"topics":["t"],"tags":null}},"extra":1}"#;
         std::fs::write(dir.path().join("policy_7.json"), text).unwrap();
-        let table = Store::new(dir.path(), 7).load(Timestamp::UNIX_EPOCH);
+        let table = Store::new(dir.path(), 7, false).load(Timestamp::UNIX_EPOCH);
         assert_eq!(table.peers[&9], Peer::new(vec![], Timestamp::UNIX_EPOCH));
     }
 
     #[test]
     fn a_bad_file_and_none_at_all_start_empty() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(&dir.path().join("sub"), 7);
+        let store = Store::new(&dir.path().join("sub"), 7, false);
         assert!(store.load(Timestamp::UNIX_EPOCH).peers.is_empty());
         store.save(&Table::new(Timestamp::UNIX_EPOCH)).unwrap();
         std::fs::write(dir.path().join("sub/policy_7.json"), "{").unwrap();

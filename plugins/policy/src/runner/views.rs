@@ -13,7 +13,8 @@ impl Runner {
         view.insert("peers".into(), table.peers.len().into());
         view.insert("cycle_num".into(), table.cycle_num.into());
         view.insert("joined_at".into(), seconds_text(table.joined_at).into());
-        view.insert("engine".into(), "policy".into());
+        let engine = if self.managed.is_some() { "managed" } else { "policy" };
+        view.insert("engine".into(), engine.into());
         if let Some(cycle) = self.policy.document.cycle() {
             view.insert("cycle".into(), cycle.into());
         }

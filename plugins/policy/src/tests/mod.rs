@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::clock::Clock;
 use crate::compiled::Policy;
 use crate::document::Document;
-use crate::runner::{Environment, Runner};
+use crate::runner::{Environment, Kind, Runner};
 use crate::workers::Workers;
 
 /// Stands still until a test moves it.
@@ -133,7 +133,7 @@ impl Rig {
         let workers = Workers::new();
         let policy = compile(document, &workers).unwrap();
         let environment = Environment { daemon: daemon.clone(), workers, clock: clock.clone() };
-        let runner = Runner::new(7, policy, environment);
+        let runner = Runner::new(7, policy, Kind::Policy, environment);
         Rig { dir, daemon, clock, trust, runner, nodes }
     }
 

@@ -14,6 +14,7 @@ const DENY_23: &str =
 struct Host {
     dir: tempfile::TempDir,
     daemon: Arc<FakeDaemon>,
+    clock: Arc<TestClock>,
     plugin: PolicyPlugin,
 }
 
@@ -21,7 +22,8 @@ impl Host {
     fn new() -> Host {
         let dir = tempfile::tempdir().unwrap();
         let daemon = FakeDaemon::new(dir.path());
-        Host { dir, daemon, plugin: PolicyPlugin::with_clock(Arc::<TestClock>::default()) }
+        let clock = Arc::<TestClock>::default();
+        Host { dir, daemon, plugin: PolicyPlugin::with_clock(clock.clone()), clock }
     }
 
     fn started() -> Host {
@@ -174,4 +176,77 @@ fn shutdown_lets_go_of_the_daemon() {
     assert_eq!(host.manager().start(7, DENY_22).unwrap_err().message(), "policy: runtime not configured");
     host.plugin.shutdown(Duration::from_secs(10)).unwrap();
     assert_eq!(host.daemon.subscriptions(), 0);
+}
+
+/// Rules as a network's administrator gives them.
+fn rules(links: u32) -> Value {
+    json!({"links": links, "cycle": "1h", "prune": 1, "prune_by": "age", "fill": 2, "fill_how": "random", "grace": "10m"})
+}
+
+#[test]
+fn a_managed_network_links_to_some_and_turns_them_over() {
+    let host = Host::new();
+    host.daemon.set_node_id(1);
+    let nodes: Vec<Value> = (1..=20).map(|n| json!({"node_id": n})).collect();
+    host.daemon.on_list_nodes(move |_, _| Ok(Map::from_iter([("nodes".to_owned(), json!(nodes))])));
+    host.plugin.init(host.daemon.clone()).unwrap();
+    host.publish("network.joined", json!({"network_id": 7, "rules": rules(4)}));
+    host.settle(100);
+    let runner = host.manager().get(7).unwrap();
+    let count = || runner.peer_list().len();
+    let deadline = std::time::Instant::now() + plugin_abi::test_kit::PATIENCE;
+    while count() == 0 {
+        assert!(std::time::Instant::now() < deadline, "no bootstrap");
+        std::thread::yield_now();
+    }
+    assert_eq!((count(), runner.reconcile_now()), (4, Ok(4)), "reconcile brings nobody in");
+    let status = runner.status();
+    assert_eq!(
+        (&status["engine"], &status["max_peers"], &status["cycle"]),
+        (&json!("managed"), &json!(4), &json!("1h"))
+    );
+
+    // All are younger than the grace: nobody goes, and there is no room for anybody.
+    let told = json!({"network_id": 7, "pruned": 0, "filled": 0, "peers": 4});
+    assert_eq!(Value::Object(runner.force_cycle().unwrap()), told);
+    host.clock.advance(Duration::from_secs(601));
+    let before = runner.peer_list();
+    let told = json!({"network_id": 7, "pruned": 1, "filled": 1, "peers": 4});
+    assert_eq!(Value::Object(runner.force_cycle().unwrap()), told);
+    let kept = runner.peer_list().iter().filter(|p| before.contains(p)).count();
+    assert!(kept >= 3);
+    let event = host.daemon.wait_for_nth_event("managed.cycle", 2).unwrap();
+    assert_eq!(Value::Object(event.payload.unwrap()), told);
+    assert!(
+        host.dir.path().join("managed_7.json").exists() && !host.dir.path().join("policy_7.json").exists()
+    );
+}
+
+#[test]
+fn policies_of_networks_come_back_after_a_restart() {
+    let host = Host::new();
+    host.daemon.set_node_id(5);
+    host.daemon.on_registry_call(|op, params| {
+        let answer = match op {
+            "lookup" => json!({"networks": [0, 3, 4, 6]}),
+            "list_networks" => json!({"networks": [{"id": 0}, {"id": 3, "has_expr_policy": true}, {"id": 4, "rules": rules(2)},
+                {"id": 6}, {"id": 9, "has_expr_policy": true}]}),
+            "get_expr_policy" => {
+                assert_eq!(params["network_id"], 3, "asked only for networks of this node");
+                json!({"expr_policy": serde_json::from_str::<Value>(DENY_22).unwrap()})
+            }
+            _ => return Err(Error::other("not here")),
+        };
+        Ok(answer.as_object().unwrap().clone())
+    });
+    host.plugin.init(host.daemon.clone()).unwrap();
+    host.publish("node.registered", json!({"address": "0:0000.0000.0005"}));
+    let deadline = std::time::Instant::now() + plugin_abi::test_kit::PATIENCE;
+    while host.manager().all().len() < 2 {
+        assert!(std::time::Instant::now() < deadline, "not restored");
+        std::thread::yield_now();
+    }
+    assert!(!allows(&*host.manager(), 3, 22));
+    assert_eq!(host.manager().get(4).unwrap().status()["engine"], "managed");
+    assert!(host.manager().get(6).is_none() && host.manager().get(9).is_none());
 }

@@ -1,15 +1,17 @@
 //! `send-file`: streamed with resume, or as one frame for receivers that know nothing better.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use pilot_net::ipc::Client;
-use pilot_wire::dataexchange::{ERR_PREFIX, MAX_FILE_NAME, PORTABLE_MAX_FRAME, file_prefix};
+use pilot_wire::dataexchange::{
+    ERR_PREFIX, MAX_FILE_NAME, MAX_FRAME_ENV, PORTABLE_MAX_FRAME, file_prefix, max_frame,
+};
 use pilot_wire::ipc::Request;
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 
 use super::Outcome;
 use crate::ctl::context::{Context, DIAL_LIMIT, Target};
@@ -19,6 +21,9 @@ use crate::ctl::filestream::{self, Source, TransferError};
 use crate::ctl::out::Report;
 use crate::ctl::trust_gate;
 use crate::ctl::values::{bytes, duration, rounded};
+
+/// Bytes of a file read at a time for a single frame.
+const PIECE: usize = 256 << 10;
 
 /// `send-file`
 #[derive(Debug, Args)]
@@ -33,7 +38,7 @@ pub(crate) struct SendFile {
     /// Forget the relay first, so that the direct path is tried.
     #[arg(long)]
     prefer_direct: bool,
-    /// Send one frame instead of a stream (at most 16 MiB).
+    /// Send one frame instead of a stream (at most 16 MiB, or PILOT_DATAEXCHANGE_MAX_FRAME).
     #[arg(long)]
     no_stream: bool,
     /// Do not ask public peers for trust on the way.
@@ -161,6 +166,15 @@ async fn deliver(
 }
 
 /// The old way: the whole file in one FILE frame over a connection of its own.
+/// The largest frame that this receiver is known to take: what every receiver takes, or what the environment says of the
+/// receivers one has to do with (dataexchange.md section 1.1).
+fn frame_limit() -> u32 {
+    match std::env::var(MAX_FRAME_ENV) {
+        Ok(value) => max_frame(Some(&value)),
+        Err(_) => PORTABLE_MAX_FRAME,
+    }
+}
+
 async fn one_frame(
     client: &Client,
     target: &Target,
@@ -181,18 +195,26 @@ async fn one_frame(
         ))
     };
     let prefix = file_prefix(&name, source.size).map_err(|_| too_large())?;
-    if source.size + prefix.len() as u64 > u64::from(PORTABLE_MAX_FRAME) {
+    if source.size + prefix.len() as u64 > u64::from(frame_limit()) {
         return Err(too_large());
     }
-    let mut content = Vec::new();
-    let read =
-        std::fs::File::open(&source.path).and_then(|f| f.take(source.size + 1).read_to_end(&mut content));
-    read.map_err(|e| unreadable(&source.path, &e))?;
-    if content.len() as u64 != source.size {
-        return Err(Failure::invalid(format!("{} changed while it was sent", source.path.display())));
-    }
     let mut peer = DataExchange::open(client, target, args.timeout.min(DIAL_LIMIT)).await?;
-    peer.send([prefix.into(), content.into()]).await?;
+    peer.send([prefix.into()]).await?;
+    // Piece by piece: a frame may be far larger than what this process should hold.
+    let mut file = tokio::fs::File::open(&source.path).await.map_err(|e| unreadable(&source.path, &e))?;
+    let mut left = source.size;
+    while left > 0 {
+        let mut piece = bytes::BytesMut::with_capacity(PIECE.min(usize::try_from(left).unwrap_or(PIECE)));
+        let n = file.read_buf(&mut piece).await.map_err(|e| unreadable(&source.path, &e))? as u64;
+        if n == 0 {
+            // The receiver drops a frame that ends early.
+            let text = format!("{} became shorter while it was sent", source.path.display());
+            return Err(Failure::invalid(text));
+        }
+        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= piece.len() as u64;
+        peer.send([piece.freeze()]).await?;
+    }
     let reply = peer.reply(args.timeout).await?;
     peer.close().await?;
     let ack = String::from_utf8_lossy(&reply.payload).into_owned();

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::bridge::crossing;
 use crate::types::{
-    Addr, ConnectionInfo, Event, HandshakePendingRecord, HandshakeTrustRecord, PortGate, PublicKey,
-    Signature, VersionInfo, WebhookStats,
+    Addr, ConnectionInfo, Event, EventText, HandshakePendingRecord, HandshakeTrustRecord, PortGate,
+    PublicKey, Signature, VersionInfo, WebhookStats,
 };
 use crate::{Error, Result};
 
@@ -32,6 +33,8 @@ pub trait Plugin: Send + Sync {
     /// Called once, in reverse order of `init`, after `daemon.shutting_down` was published. Must return within
     /// `deadline`; the host goes on without it afterwards. Stop your threads and drop the daemon handle here.
     fn shutdown(&self, deadline: Duration) -> Result<()>;
+
+    crossing!(Plugin_TO, PluginArc);
 }
 
 impl<P: Plugin + ?Sized> Plugin for Arc<P> {
@@ -137,6 +140,8 @@ pub trait Daemon: Send + Sync {
     fn spawn(&self, future: BoxFuture<()>);
     /// Resolves after `duration`, on the host's timer.
     fn sleep(&self, duration: Duration) -> BoxFuture<()>;
+
+    crossing!(Daemon_TO, DaemonArc);
 }
 
 /// A reliable stream (seed 001, `Connection` and `ConnReadWriter`; plugin-contract.md section 3).
@@ -154,6 +159,8 @@ pub trait Connection: Send + Sync {
     fn set_read_timeout(&self, timeout: Option<Duration>) -> Result<()>;
     /// Sends FIN after everything written was acknowledged; idempotent.
     fn close(&self);
+
+    crossing!(Connection_TO, ConnectionArc);
 }
 
 /// Streams that arrive on one bound port (plugin-contract.md section 3). Dropping it unbinds.
@@ -164,6 +171,8 @@ pub trait Listener: Send + Sync {
     fn accept(&self) -> Option<Arc<dyn Connection>>;
     /// Releases the port; idempotent. Streams queued before are still handed out.
     fn close(&self);
+
+    crossing!(Listener_TO, ListenerArc);
 }
 
 /// The port table (plugin-contract.md section 3).
@@ -172,12 +181,16 @@ pub trait PortAllocator: Send + Sync {
     fn bind(&self, port: u16) -> Result<Arc<dyn Listener>>;
     /// Releases a port of this plugin; unknown ports are ignored.
     fn unbind(&self, port: u16);
+
+    crossing!(PortAllocator_TO, PortAllocatorArc);
 }
 
 /// The tunnel table (plugin-contract.md section 3).
 pub trait TunnelRegistry: Send + Sync {
     /// Drops session keys, queues and routes of a peer; unknown peers are ignored.
     fn remove_peer(&self, node: u32);
+
+    crossing!(TunnelRegistry_TO, TunnelRegistryArc);
 }
 
 /// Publish and subscribe inside the daemon (plugin-contract.md section 4).
@@ -186,20 +199,36 @@ pub trait EventBus: Send + Sync {
     fn publish(&self, topic: &str, payload: Option<Map<String, Value>>);
     /// `*` or empty: everything; `a.*`: everything below `a`; else exact equality.
     fn subscribe(&self, pattern: &str) -> Arc<dyn Subscription>;
+
+    crossing!(EventBus_TO, EventBusArc);
 }
 
 /// A subscription in pull form; dropping it cancels.
 pub trait Subscription: Send + Sync {
     /// Blocks up to `timeout` for the next event. `Ok(None)`: nothing came; `Err` of kind `Closed`: cancelled and empty.
     fn recv(&self, timeout: Duration) -> Result<Option<Event>>;
+    /// As [`recv`](Self::recv), the payload as JSON text. The border asks for this form, because text is what crosses; a
+    /// bus that keeps the text of an event writes it once for all its subscribers.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    fn recv_text(&self, timeout: Duration) -> Result<Option<EventText>> {
+        let Some(event) = self.recv(timeout)? else { return Ok(None) };
+        let payload = event.payload.as_ref().map(serde_json::to_string).transpose()?;
+        Ok(Some(EventText { topic: event.topic, node_id: event.node_id, time: event.time, payload }))
+    }
     /// Stops delivery; buffered events may still be read. Idempotent.
     fn cancel(&self);
+
+    crossing!(Subscription_TO, SubscriptionArc);
 }
 
 /// Answers "is this node on an allow-list" (plugin-contract.md section 6).
 pub trait TrustChecker: Send + Sync {
     /// The display name when listed, else `None`.
     fn is_trusted(&self, node: u32) -> Option<String>;
+
+    crossing!(TrustChecker_TO, TrustCheckerArc);
 }
 
 /// The trust store and its protocol (plugin-contract.md section 5, handshake.md).
@@ -232,6 +261,8 @@ pub trait HandshakeService: Send + Sync {
     fn process_relayed_rejection(&self, from: u32);
     /// Drains background calls; idempotent.
     fn stop(&self);
+
+    crossing!(HandshakeService_TO, HandshakeServiceArc);
 }
 
 /// Policies by network (plugin-contract.md section 7, policy.md).
@@ -261,6 +292,8 @@ pub trait PolicyManager: Send + Sync {
         let _ = (document_json, event, context);
         Err(unsupported_error("PolicyManager.explain"))
     }
+
+    crossing!(PolicyManager_TO, PolicyManagerArc);
 }
 
 /// The policy of one network (plugin-contract.md section 7).
@@ -285,6 +318,8 @@ pub trait PolicyRunner: Send + Sync {
     fn policy_json(&self) -> String;
     /// Stops the loop; repeatable.
     fn stop(&self);
+
+    crossing!(PolicyRunner_TO, PolicyRunnerArc);
 }
 
 /// The webhook's controls (plugin-contract.md section 6, webhook.md).
@@ -295,6 +330,8 @@ pub trait WebhookManager: Send + Sync {
     fn url(&self) -> String;
     /// Counters of the current client; zeros when off.
     fn stats(&self) -> WebhookStats;
+
+    crossing!(WebhookManager_TO, WebhookManagerArc);
 }
 
 /// What a method answers with that an older treaty does not have.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::abi::{AbiResult, PluginArc};
-use crate::bridge::{Border, Link, panicked};
+use crate::bridge::{Border, Link, panicked, passed_on};
 use crate::{Plugin, Result, guard};
 
 use abi_stable::std_types::{RErr, ROk};
@@ -88,7 +88,7 @@ impl<P: Plugin + 'static> IntoPlugin for Result<P> {
 pub fn create<P: IntoPlugin>(constructor: impl FnOnce() -> P) -> AbiResult<PluginArc> {
     match guard::catch(|| constructor().into_plugin()) {
         Ok(Ok(plugin)) => ROk(plugin.lend(&Link::to_host())),
-        Ok(Err(error)) => RErr(error.into()),
+        Ok(Err(error)) => RErr(passed_on(error)),
         Err(text) => RErr(panicked("create", &text).into()),
     }
 }

@@ -12,7 +12,7 @@ use crate::api::Daemon;
 use crate::bridge::{Border, Link};
 use crate::{Error, ErrorKind, Plugin, Result, abi};
 
-pub use crate::abi::open::{Module, OpenError};
+pub use crate::abi::open::{Fit, Module, OpenError};
 
 /// Faults that the ledger of one instance keeps; older ones make room.
 pub const LEDGER: usize = 32;
@@ -96,6 +96,7 @@ impl Supervisor {
     }
 
     /// The text of the panic that made this instance fail.
+    #[inline]
     pub fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }
@@ -130,15 +131,22 @@ impl Supervisor {
         }
     }
 
+    /// Whether the instance may be called; asked before every call.
+    #[inline]
     pub(crate) fn admit(&self) -> Result<()> {
-        match self.failure() {
+        match self.failure.get() {
             None => Ok(()),
-            // Not `Panicked`: this call did not reach the plugin, so there is nothing new to count.
-            Some(why) => Err(Error::new(
-                ErrorKind::Closed,
-                format!("plugin \"{}\" has failed ({why}) and is not called", self.name),
-            )),
+            Some(why) => Err(self.not_called(why)),
         }
+    }
+
+    #[cold]
+    fn not_called(&self, why: &str) -> Error {
+        // Not `Panicked`: this call did not reach the plugin, so there is nothing new to count.
+        Error::new(
+            ErrorKind::Closed,
+            format!("plugin \"{}\" has failed ({why}) and is not called", self.name),
+        )
     }
 
     pub(crate) fn panicked(&self, op: &str, message: &str) {

@@ -35,6 +35,6 @@ pub use api::{
 pub use error::{Error, ErrorKind, Result};
 pub use task::spawn_thread;
 pub use types::{
-    Addr, ConnectionInfo, Direction, Event, HandshakePendingRecord, HandshakeTrustRecord, PolicyEvent,
-    PortGate, PublicKey, Signature, VersionInfo, WebhookStats,
+    Addr, ConnectionInfo, Direction, Event, EventText, HandshakePendingRecord, HandshakeTrustRecord,
+    PolicyEvent, PortGate, PublicKey, Signature, VersionInfo, WebhookStats,
 };

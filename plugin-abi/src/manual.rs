@@ -2,6 +2,14 @@
 //!
 //! # 1. From nothing to a running plugin
 //!
+//! ```sh
+//! pilot-host plugin new hello                # a crate: the plugin, its test, its manifest
+//! cd hello
+//! cargo test                                 # on a daemon in memory
+//! cargo build
+//! pilot-host run --plugins target/debug      # "hello from hello" is in its log
+//! ```
+//!
 //! A plugin is a crate that is built as a shared library and depends on this crate alone:
 //!
 //! ```toml
@@ -224,6 +232,18 @@
 //! # Ok(()) }
 //! ```
 //!
+//! What a daemon in memory cannot show, a real one in the test's own process does: engine, rendezvous and local socket on
+//! loopback, the plugin linked in, so that break points work. It is in the host's library face, a dev-dependency of a
+//! checkout (`pilot-host = { path = "../pilot-host/host/app" }`); `examples/every-ability` uses both:
+//!
+//! ```text
+//! let network = pilot_host::testing::TestNetwork::start()?;
+//! network.plugin("mine", Mine::default)?;
+//! let host = network.host("a", "[plugin.mine]\nlimit = 3\n")?;
+//! host.daemon().publish("a.topic", None);
+//! host.stop()?;
+//! ```
+//!
 //! # 9. Compatibility
 //!
 //! A plugin and a host of the same major version of this crate work together, whichever is older: later minor versions
@@ -238,6 +258,7 @@
 //! | `other-treaty`, `other-layout` | build it with the plugin-abi version of the host |
 //! | `other-target` | build it for the host's machine |
 //! | `panic-abort` | remove `panic = "abort"` from the profile |
+//! | `probe-failed` | it crashed or hung when a child process of the host opened it; `plugin check` shows where |
 //! | `open-failed` | the reason names the missing library or symbol |
 //! | `duplicate-name` | two files have the same plugin name |
 //! | `file-unsafe`, `dir-unsafe` | somebody else could change it: correct owner and mode |
@@ -249,3 +270,31 @@
 //! An operator may demand that files are signed by keys of his choice, or have hashes that he allowed. A signature lies
 //! beside the file as `<file>.sig`; its form is described in the loader's `trust` module. It covers the file and the
 //! name, version and target in its header, so sign what you ship, after it is built and stripped.
+//!
+//! ```sh
+//! pilot-host plugin keygen ~/.pilot/plugin-key            # once: a secret, mode 0600, and plugin-key.pub
+//! pilot-host plugin sign libhello.so --key ~/.pilot/plugin-key
+//! pilot-host plugin verify libhello.so --key ~/.pilot/plugin-key.pub
+//! ```
+//!
+//! # 11. Before you publish
+//!
+//! ```sh
+//! pilot-host plugin inspect libhello.so      # what the file says about itself; runs none of its code
+//! pilot-host plugin check libhello.so        # what a host will do to it, and a little worse, in a child process
+//! ```
+//!
+//! `check` starts the plugin on a node that is not registered, feeds it events that make no sense, puts strangers on its
+//! ports, asks its services, stops it, looks for threads, ports, subscriptions and handles that it kept, starts it on a
+//! daemon whose every method fails, and opens it ten times over. Each step has a verdict; exit code 0 is "conforms".
+//! `--json` is for your own checks, `--config` gives the plugin its table.
+//!
+//! Ship the `.so`, its `.sig`, and what to write into the configuration: your own table `[plugin.NAME]`, and what the
+//! operator has to allow under `[plugins.settings.NAME.capabilities]`, for an unknown plugin may do little by itself.
+//!
+//! # 12. What a call costs
+//!
+//! `scripts/bench abi` measures calls across a real plugin file, each beside the same call over plain `dyn` in the same
+//! process. A call that does nothing costs two to three times the plain one, which is two nanoseconds more; lending a
+//! slice costs the same whatever its size, copying costs what `memcpy` does; an event costs its text once for all
+//! subscribers and its parsing for each ([`recv_text`](crate::Subscription::recv_text) leaves that out).

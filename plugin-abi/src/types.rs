@@ -100,6 +100,19 @@ pub struct Event {
     pub payload: Option<serde_json::Map<String, Value>>,
 }
 
+/// One event of the bus whose payload is still text; see [`Subscription::recv_text`](crate::Subscription::recv_text).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventText {
+    /// As [`Event::topic`].
+    pub topic: String,
+    /// As [`Event::node_id`].
+    pub node_id: u32,
+    /// As [`Event::time`].
+    pub time: SystemTime,
+    /// The payload map as a JSON object, or `None`.
+    pub payload: Option<String>,
+}
+
 /// A stored grant of trust (plugin-contract.md section 5).
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct HandshakeTrustRecord {

@@ -1,4 +1,4 @@
-//! A plugin in one file: it greets, and counts the events that pass on the daemon's bus until it is told to stop.
+//! A plugin in one file: it greets, and counts the events about this node on the daemon's bus until it is told to stop.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ struct Hello(Mutex<Option<(Arc<dyn Subscription>, JoinHandle<()>)>>);
 impl Plugin for Hello {
     fn init(&self, daemon: Arc<dyn Daemon>) -> Result<()> {
         tracing::info!(host = daemon.version_info().version, "hello");
-        let events = daemon.bus().subscribe("*");
+        let events = daemon.bus().subscribe("node.*");
         let source = Arc::clone(&events);
         let thread = spawn_thread(daemon, "hello-counter", move || {
             let mut seen = 0_u64;

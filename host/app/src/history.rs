@@ -167,7 +167,7 @@ mod tests {
 
     fn event(topic: &str) -> Arc<BusEvent> {
         let time = std::time::SystemTime::UNIX_EPOCH;
-        Arc::new(BusEvent { topic: topic.into(), node_id: 1, time, payload: None })
+        Arc::new(BusEvent::new(topic, 1, time, None))
     }
 
     fn numbers(page: &Value) -> Vec<u64> {

@@ -21,4 +21,5 @@ pub mod run;
 pub mod services;
 pub mod status;
 pub mod supervision;
+pub mod testing;
 pub mod version;

@@ -38,7 +38,18 @@ const LEDGER_FLUSH: Duration = Duration::from_secs(2);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
+    run_until(config, stop, |_| {}).await
+}
 
+/// Runs until `stop` is cancelled or a local client asks for it; `up` is told once the plugins have started.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(
+    config: Config,
+    stop: CancellationToken,
+    up: impl FnOnce(&Arc<Core>),
+) -> anyhow::Result<()> {
     let seed = random_seed()?;
     let (identity, unsaved) = identity_file::load_or_create(&config.node.identity, seed)
         .with_context(|| format!("load identity {}", config.node.identity.display()))?;
@@ -99,6 +110,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let server = ipc::serve(socket, Arc::new(HostBackend::new(core.clone(), loaded.clone())));
     info!(socket = %core.config.socket.display(), "IPC listening");
     background.spawn(membership::run(core.clone(), signals, nudges, random_seed()?));
+
+    up(&core);
 
     stop.cancelled().await;
     info!("shutting down");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pilot_loader::{
     ChangeError, FIRST_PARTY, Isolation, IsolationPolicy, Loaded, LoaderConfig, PluginHost, PluginInfo,
-    PluginState,
+    PluginState, Probe,
 };
 use plugin_abi::Daemon;
 use serde_json::{Map, Value, json};
@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::core::Core;
 use crate::face::{self, PluginDaemon};
+use crate::plugin_cmd::PROBE;
 
 /// The loader's configuration from the host's.
 pub fn loader_config(core: &Core) -> LoaderConfig {
@@ -27,6 +28,10 @@ pub fn loader_config(core: &Core) -> LoaderConfig {
         shutdown_timeout: p.shutdown_timeout,
         trust: p.trust.clone(),
         isolation: IsolationPolicy { by_name, strangers: Isolation::InProcess },
+        probe: p.probe.then(|| {
+            let memory = core.config.node.state_dir.join("plugins.probed.json");
+            Probe::with_this_program(&PROBE, Some(memory))
+        }),
         max_mapped_copies: p.max_mapped_copies,
         ledger: core.plugins.ledger().clone(),
         ..LoaderConfig::default()

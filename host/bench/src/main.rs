@@ -4,6 +4,7 @@
 //! Not a test: it fails only when something breaks, never because a number is bad.
 #![forbid(unsafe_code)]
 
+mod abi;
 mod meter;
 mod net;
 mod proc;
@@ -33,6 +34,8 @@ enum Suite {
     Net(NetArgs),
     /// One rendezvous on loopback: registrations, lookups, resolves, relayed frames.
     Registry(RegistryArgs),
+    /// What a call costs across the border of a plugin file, beside plain `dyn` in the same process.
+    Abi(AbiArgs),
     /// One of the processes that a suite starts.
     #[command(hide = true)]
     Role {
@@ -77,6 +80,16 @@ struct RegistryArgs {
     /// Connections at a time.
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
+}
+
+#[derive(Debug, Args)]
+struct AbiArgs {
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Rounds of each row, border and twin in turns; their medians count.
+    #[arg(long, default_value_t = 11, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
 }
 
 #[derive(Debug, Subcommand)]
@@ -141,6 +154,7 @@ async fn run(suite: Suite) -> anyhow::Result<()> {
             };
             print(args.json, &registry::run(&settings).await?)
         }
+        Suite::Abi(args) => print(args.json, &abi::run(args.rounds)?),
         Suite::Role { role } => match role {
             Role::Pilot { registry, beacon, segment } => role::pilot::run(registry, beacon, segment).await,
             Role::Quic { mtu } => role::quic::run(mtu).await,

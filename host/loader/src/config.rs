@@ -10,6 +10,7 @@ use plugin_abi::Daemon;
 use crate::info::{PluginInfo, PluginState};
 use crate::ledger::Ledger;
 use crate::open::OpenVia;
+use crate::probe::Probe;
 use crate::trust::{Trust, TrustPolicy};
 
 /// The project's own plugins: trusted with the daemon's address space by name.
@@ -84,6 +85,9 @@ pub struct LoaderConfig {
     pub trust: TrustPolicy,
     /// How bytes are opened.
     pub open_via: OpenVia,
+    /// How files are tried out that this host has not opened before; `None` opens them at once. Only those that run
+    /// in-process: the others are in a child anyway.
+    pub probe: Option<Probe>,
     /// Where each plugin runs.
     pub isolation: IsolationPolicy,
     /// Libraries that this process maps at most. Code is never unmapped, so each reload in-process maps one more (about
@@ -105,6 +109,7 @@ impl Default for LoaderConfig {
             host_version: env!("CARGO_PKG_VERSION").to_owned(),
             trust: TrustPolicy::default(),
             open_via: OpenVia::default(),
+            probe: None,
             isolation: IsolationPolicy::default(),
             max_mapped_copies: 1200,
             ledger: Arc::default(),

@@ -52,7 +52,12 @@ impl Version {
                 let remedy = "restart the host, or raise [plugins] max_mapped_copies (about 1 MB each)";
                 return Err(Refusal::new(Code::TooManyCopies, &file.path, reason, remedy).of(&info.name));
             }
-            Isolation::InProcess => Image::Mapped(open::open(&file, &inspection, &config.open_via)?),
+            Isolation::InProcess => {
+                if let Some(probe) = &config.probe {
+                    probe.judge(&file, &inspection, &config.host_version)?;
+                }
+                Image::Mapped(open::open(&file, &inspection, &config.open_via)?)
+            }
         };
         Ok(Version { info, image })
     }

@@ -12,6 +12,7 @@
 
 pub mod child;
 mod config;
+pub mod conformance;
 mod info;
 pub mod inspect;
 mod instance;
@@ -19,6 +20,7 @@ mod judge;
 pub mod ledger;
 mod load;
 mod open;
+pub mod probe;
 mod refusal;
 pub mod scan;
 mod set;
@@ -31,6 +33,7 @@ pub use load::{LoadError, Loader};
 pub use open::OpenVia;
 pub use plugin_abi::host::{Fault, FaultSource};
 pub use plugin_abi::registry::{ShutdownReport, ShutdownStep};
+pub use probe::Probe;
 pub use refusal::{Code, Refusal};
 pub use set::{ChangeError, Loaded};
 pub use trust::{Trust, TrustMode, TrustPolicy};

@@ -43,6 +43,8 @@ pub enum Code {
     NotTrusted,
     /// A signature is wrong or cannot be read.
     BadSignature,
+    /// A child process that opened it crashed or hung.
+    ProbeFailed,
     /// The system could not open the library.
     OpenFailed,
     /// The library has a header but no root symbol.
@@ -84,6 +86,7 @@ impl Code {
             Code::DuplicateName => "duplicate-name",
             Code::NotTrusted => "not-trusted",
             Code::BadSignature => "bad-signature",
+            Code::ProbeFailed => "probe-failed",
             Code::OpenFailed => "open-failed",
             Code::NoRoot => "no-root",
             Code::OtherLayout => "other-layout",
@@ -95,6 +98,42 @@ impl Code {
             Code::InitTimeout => "init-timeout",
         }
     }
+
+    /// The inverse of [`as_str`](Code::as_str).
+    pub fn parse(text: &str) -> Option<Code> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
+
+    /// Every code.
+    pub const ALL: &'static [Code] = &[
+        Code::DirMissing,
+        Code::DirUnreadable,
+        Code::DirUnsafe,
+        Code::TooMany,
+        Code::NotAFile,
+        Code::FileUnsafe,
+        Code::FileUnreadable,
+        Code::Size,
+        Code::NotElf,
+        Code::NoHeader,
+        Code::BadHeader,
+        Code::OtherTreaty,
+        Code::OtherTarget,
+        Code::PanicAbort,
+        Code::DuplicateName,
+        Code::NotTrusted,
+        Code::BadSignature,
+        Code::ProbeFailed,
+        Code::OpenFailed,
+        Code::NoRoot,
+        Code::OtherLayout,
+        Code::NameMismatch,
+        Code::TooManyCopies,
+        Code::NotFound,
+        Code::CreateFailed,
+        Code::InitFailed,
+        Code::InitTimeout,
+    ];
 }
 
 impl fmt::Display for Code {
@@ -141,3 +180,16 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_text_of_its_own() {
+        for code in Code::ALL {
+            assert_eq!(Code::parse(code.as_str()), Some(*code));
+        }
+        assert_eq!(Code::parse("no such code"), None);
+    }
+}

@@ -13,7 +13,7 @@ use pilot_loader::trust::sign;
 use pilot_loader::{Code, FaultSource, LoadError, OpenVia, PluginState, Trust, TrustMode, TrustPolicy};
 use plugin_abi::header::{HEADER_LEN, MAGIC};
 use plugin_abi::{Daemon, ErrorKind};
-use rack::{Rack, hello, library};
+use rack::{Rack, every_ability, hello, library};
 
 /// The one refusal of a load that failed before anything was started.
 fn refusal(error: &LoadError) -> (Code, &str, &str) {
@@ -328,4 +328,26 @@ fn the_third_party_example() {
     loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
     assert_eq!(daemon.wait_for_log("goodbye").unwrap().fields["seen"], 1);
     assert_eq!(daemon.subscriptions(), 0);
+}
+
+#[test]
+fn the_third_party_example_with_every_ability() {
+    let rack = Rack::new().copy(&every_ability(), "every.so");
+    let loaded = rack.load().unwrap();
+    let daemon = rack.daemon("every-ability");
+    daemon.wait_for_log("starting").unwrap();
+    assert_eq!(daemon.bound_ports(), [7100]);
+    let stream = daemon.connect(7100).unwrap();
+    stream.write(b"Ada").unwrap();
+    let mut answer = [0; 16];
+    let n = stream.read(&mut answer).unwrap();
+    assert_eq!(&answer[..n], b"hello Ada");
+    // A dial from its own runtime, a tick from its task on the host's, a fault of one visitor.
+    daemon.publish("node.registered", None);
+    assert_eq!(daemon.wait_for_log("not reached").unwrap().fields["error"], "connection refused");
+    daemon.wait_for_event("plugin.every-ability.tick").unwrap();
+    daemon.connect(7100).unwrap().write(b"\x01").unwrap();
+    assert_eq!(daemon.wait_for_fault("greet").as_deref(), Some("a visitor said the word"));
+    loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
+    assert!(daemon.bound_ports().is_empty() && daemon.subscriptions() == 0);
 }

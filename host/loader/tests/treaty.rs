@@ -1,5 +1,6 @@
 //! How far two versions of the treaty may differ. Each variant is a copy of plugin-abi with a small edit, built by
-//! cargo together with a plugin (and once with a host), and the two sides really meet in one process.
+//! cargo together with a plugin and a small host, and the two sides really meet in one process: the released treaty
+//! (`frozen/`) with today's, newer ones with older ones, and changed ones, which are refused.
 //!
 //! The rules under test are at the top of `plugin_abi::abi`: methods may be appended with a default body, in either
 //! direction; everything else is another interface and is refused before any of it is called.
@@ -10,10 +11,13 @@ mod rack;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use pilot_loader::Code;
 use plugin_abi::Daemon;
+use sha2::{Digest, Sha256};
+
 use rack::{Rack, build_with, library, root, target};
 
 /// An edit: file below `plugin-abi/src`, text that is there once, text instead.
@@ -70,44 +74,105 @@ const OTHER_STRUCT: &[Edit] = &[
     ),
 ];
 
-#[test]
-fn a_newer_plugin_runs_in_this_host_and_an_older_one_in_a_newer_host() {
-    let variant = Variant::make("newer", NEWER, true);
-    let rack = Rack::new().copy(&variant.plugin(), "p.so");
-    let loaded = rack.load().unwrap();
-    let line = rack.daemon("newer").wait_for_log("evolved").unwrap();
-    assert_eq!(
-        line.fields["node"], 4711,
-        "a method that this host does not have answers with its default body"
-    );
-    loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
+/// What the witness logs on the daemon of [`frozen/host.rs`](frozen/host.rs), whichever treaty either side was built for.
+const SEEN: &str = r#"hello {"treaty":1}
+facts {"addr":"0:0000.0000.1267","config":"{\"limit\":3}","key":true,"node":4711,"signed":true,"version":"v0.0.0-test"}
+trust {"three":"None","two":"Some(\"even 2\")"}
+bound {"port":7007,"taken":"Some((AlreadyExists, \"port 7007 already bound\"))"}
+event {"payload":"Some(\"[true,null]\")","topic":"witness.event"}
+future {"refused":"Some(Refused)"}
+registry {"answer":"Err(Registry)"}
+seen all {}
+goodbye {}
+hook Some((true, "", 4)), faults [("witness-broken", "on purpose")]
+"#;
 
-    // The other way round: the host of the variant, and the plugin of today.
-    let rack = Rack::new().put("good", "good.so");
-    let output = Command::new(variant.host()).arg(rack.dir()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "good ran\n");
+/// The treaty as it was released, unpacked, and a plugin and a host built against it.
+fn frozen() -> &'static Variant {
+    static BUILT: LazyLock<Variant> = LazyLock::new(|| {
+        let archive = root().join("host/loader/tests/frozen/plugin-abi-1.0.0.crate");
+        let noted = std::fs::read_to_string(archive.with_extension("crate.sha256")).unwrap();
+        let hash = hex::encode(Sha256::digest(std::fs::read(&archive).unwrap()));
+        assert!(noted.starts_with(&hash), "the released treaty was changed: {hash}");
+        let at = target().join("tmp/treaty/released");
+        std::fs::create_dir_all(&at).unwrap();
+        let unpacked = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&at).status().unwrap();
+        assert!(unpacked.success());
+        Variant::of("frozen", &at.join("plugin-abi-1.0.0"), &[])
+    });
+    &BUILT
+}
+
+/// Today's treaty, and the same two built against it.
+fn today() -> &'static Variant {
+    static BUILT: LazyLock<Variant> = LazyLock::new(|| Variant::make("today", &[]));
+    &BUILT
 }
 
 #[test]
-fn another_return_type_is_refused() {
-    let variant = Variant::make("other-return", OTHER_RETURN, false);
-    let error = Rack::new().copy(&variant.plugin(), "p.so").load().unwrap_err();
+fn the_released_treaty_and_todays_work_together_both_ways() {
+    for (host, plugin) in [(frozen(), frozen()), (frozen(), today()), (today(), frozen()), (today(), today())]
+    {
+        assert_eq!(host.run(plugin), SEEN, "{} plugin in {} host", plugin.name, host.name);
+    }
+    // And the real loader with a file of the release: header, trust, open, init, shutdown.
+    let rack = Rack::new().copy(&frozen().plugin(), "w.so");
+    let loaded = rack.load().unwrap();
+    rack.daemon("witness").wait_for_log("seen all").unwrap();
+    loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
+    assert!(rack.daemon("witness").wait_for_log("goodbye").is_some());
+}
+
+#[test]
+fn a_newer_plugin_runs_in_older_hosts_and_older_plugins_in_a_newer_host() {
+    let newer = Variant::make("newer", NEWER);
+    // The plugin asks a method that this host does not have: its default body answers.
+    let rack = Rack::new().copy(&newer.plugin(), "p.so");
+    let loaded = rack.load().unwrap();
+    let line = rack.daemon("witness").wait_for_log("facts").unwrap();
+    assert_eq!(line.fields["node"], 4711);
+    loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
+    assert_eq!(frozen().run(&newer), SEEN, "newer plugin in the released host");
+    // The other way round.
+    assert_eq!(newer.run(frozen()), SEEN, "released plugin in the newer host");
+    assert_eq!(newer.run(today()), SEEN, "today's plugin in the newer host");
+}
+
+#[test]
+fn a_changed_signature_is_refused_both_ways() {
+    let other = Variant::make("other-return", OTHER_RETURN);
+    let error = Rack::new().copy(&other.plugin(), "p.so").load().unwrap_err();
     let refusal = &error.refusals[0];
     assert_eq!(refusal.code, Code::OtherLayout);
     assert!(refusal.reason.contains("expected u32, found u64"), "{error}");
     assert!(refusal.reason.contains("(at create.init.node_id"), "{error}");
+    for old in [frozen(), today()] {
+        let refused = other.run(old);
+        assert!(
+            refused.starts_with("refused: other interface layout: ")
+                && refused.contains("expected u64, found u32"),
+            "{refused}"
+        );
+        let refused = old.run(&other);
+        assert!(
+            refused.starts_with("refused: other interface layout: ")
+                && refused.contains("expected u32, found u64"),
+            "{refused}"
+        );
+    }
 }
 
 #[test]
-fn a_longer_value_struct_is_refused() {
-    let variant = Variant::make("other-struct", OTHER_STRUCT, false);
-    let error = Rack::new().copy(&variant.plugin(), "p.so").load().unwrap_err();
+fn a_longer_value_struct_is_refused_both_ways() {
+    let other = Variant::make("other-struct", OTHER_STRUCT);
+    let error = Rack::new().copy(&other.plugin(), "p.so").load().unwrap_err();
     let refusal = &error.refusals[0];
     assert_eq!(refusal.code, Code::OtherLayout);
     let text =
         "incompatible type size, expected 16, found 24 (at create.init.register_webhook_manager.stats)";
     assert!(refusal.reason.contains(text), "{error}");
+    let refused = other.run(frozen());
+    assert!(refused.starts_with("refused: ") && refused.contains("expected 24, found 16"), "{refused}");
 }
 
 /// Nothing with Rust's own layout crosses the border: a plugin whose every such layout is shuffled works all the same.
@@ -133,14 +198,19 @@ fn a_plugin_with_shuffled_layouts_runs() {
     assert_eq!(daemon.wait_for_log("goodbye").unwrap().fields["seen"], 1);
 }
 
-/// A small workspace below the target directory.
+/// A small workspace below the target directory: a treaty, and the witness and the small host built against it.
 struct Variant {
     name: &'static str,
     built: PathBuf,
 }
 
 impl Variant {
-    fn make(name: &'static str, edits: &[Edit], with_host: bool) -> Self {
+    /// Of today's treaty, edited.
+    fn make(name: &'static str, edits: &[Edit]) -> Self {
+        Self::of(name, &root().join("plugin-abi"), edits)
+    }
+
+    fn of(name: &'static str, treaty: &Path, edits: &[Edit]) -> Self {
         let top = target().join("tmp/treaty").join(name);
         // Everything lies one folder deeper than in the real workspace. Cargo tells packages of workspaces apart by
         // their path below the workspace's top: with the same path, this build's objects and the real ones would
@@ -150,86 +220,60 @@ impl Variant {
         let (_, rest) = manifest.split_once("exclude = [").unwrap();
         let (_, rest) = rest.split_once('\n').unwrap();
         let rest = rest.replace("path = \"", &format!("path = \"{name}/"));
-        let mut members = format!("\"{name}/plugin-abi\", \"{name}/plugin\"");
-        if with_host {
-            members += &format!(", \"{name}/host/loader\", \"{name}/host/probe\"");
-        }
+        // Whatever its version is.
+        let (before, after) = rest.split_once("\nplugin-abi = {").unwrap();
+        let (_, after) = after.split_once('\n').unwrap();
+        let rest = format!("{before}\nplugin-abi = {{ path = \"{name}/plugin-abi\" }}\n{after}");
+        let members = ["plugin-abi", "plugin", "host"].map(|m| format!("\"{name}/{m}\"")).join(", ");
         write(
             &top.join("Cargo.toml"),
             &format!("[workspace]\nresolver = \"3\"\nmembers = [{members}]\n{rest}"),
         );
         copy(&root().join("Cargo.lock"), &top.join("Cargo.lock"));
-        copy_tree(&root().join("plugin-abi"), &dir.join("plugin-abi"), edits);
-        let dependencies = "plugin-abi.workspace = true\ntracing.workspace = true";
+        copy_tree(treaty, &dir.join("plugin-abi"), edits);
+        let package = |kind: &str, more: &str| {
+            format!(
+                "[package]\nname = \"treaty-{kind}-{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{more}"
+            )
+        };
         write(
             &dir.join("plugin/Cargo.toml"),
-            &format!(
-                "[package]\nname = \"treaty-{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\
-                 [lib]\ncrate-type = [\"cdylib\"]\n[dependencies]\n{dependencies}\n"
+            &package(
+                "plugin",
+                "[lib]\ncrate-type = [\"cdylib\"]\n[dependencies]\n\
+                 plugin-abi.workspace = true\nserde_json.workspace = true\ntracing.workspace = true\n",
             ),
         );
-        write(&dir.join("plugin/src/lib.rs"), &PLUGIN.replace("NAME", name));
-        if with_host {
-            copy_tree(&root().join("host/loader"), &dir.join("host/loader"), &[]);
-            write(
-                &dir.join("host/probe/Cargo.toml"),
-                "[package]\nname = \"treaty-host\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[dependencies]\n\
-                 pilot-loader.workspace = true\nplugin-abi = { workspace = true, features = [\"test-kit\"] }\n",
-            );
-            write(&dir.join("host/probe/src/main.rs"), HOST);
-        }
+        write(
+            &dir.join("host/Cargo.toml"),
+            &package(
+                "host",
+                "[dependencies]\nlibloading.workspace = true\nserde_json.workspace = true\n\
+                 plugin-abi = { workspace = true, features = [\"test-kit\"] }\n",
+            ),
+        );
+        let sources = root().join("host/loader/tests/frozen");
+        copy(&sources.join("witness.rs"), &dir.join("plugin/src/lib.rs"));
+        copy(&sources.join("host.rs"), &dir.join("host/src/main.rs"));
         let built = build_with(&top.join("Cargo.toml"), &["--workspace"], &[]);
         Variant { name, built }
     }
 
     fn plugin(&self) -> PathBuf {
-        let plugin = self.built.join(format!("libtreaty_{}.so", self.name.replace('-', "_")));
+        let plugin = self.built.join(format!("libtreaty_plugin_{}.so", self.name.replace('-', "_")));
         // A stale or foreign file would prove anything.
         assert_ne!(std::fs::read(&plugin).unwrap(), std::fs::read(library("good")).unwrap());
         plugin
     }
 
-    fn host(&self) -> PathBuf {
-        self.built.join("treaty-host")
+    /// What this treaty's host prints about the other's plugin.
+    fn run(&self, other: &Variant) -> String {
+        let host = self.built.join(format!("treaty-host-{}", self.name));
+        let output = Command::new(host).arg(other.plugin()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
-
-const PLUGIN: &str = r#"
-use std::{sync::Arc, time::Duration};
-use plugin_abi::{Daemon, Plugin, Result};
-
-struct Evolved;
-
-impl Plugin for Evolved {
-    fn init(&self, daemon: Arc<dyn Daemon>) -> Result<()> {
-        tracing::info!(node = daemon.node_id(), "evolved");
-        Ok(())
-    }
-    fn shutdown(&self, _: Duration) -> Result<()> {
-        Ok(())
-    }
-}
-
-plugin_abi::export_plugin!("NAME", || Evolved);
-"#;
-
-const HOST: &str = r#"
-use std::{path::PathBuf, sync::Arc, time::Duration};
-use pilot_loader::{Loader, LoaderConfig};
-use plugin_abi::{Daemon, test_kit::FakeDaemon};
-
-fn main() {
-    let dir: PathBuf = std::env::args_os().nth(1).expect("a directory").into();
-    let loader = Loader::new(LoaderConfig { dir, ..LoaderConfig::default() });
-    let daemon = FakeDaemon::new(".");
-    let loaded = loader.load(|_| daemon.clone() as Arc<dyn Daemon>).unwrap_or_else(|e| panic!("{e}"));
-    daemon.wait_for_log("started").expect("the plugin's line");
-    loaded.shutdown(Duration::from_secs(10)).into_result().expect("a clean shutdown");
-    for plugin in loaded.plugins() {
-        println!("{} ran", plugin.name);
-    }
-}
-"#;
 
 /// Copies sources and applies the edits; a text that is not there exactly once is a mistake in this test.
 fn copy_tree(from: &Path, to: &Path, edits: &[Edit]) {

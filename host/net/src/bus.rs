@@ -2,7 +2,7 @@
 //! Called by the node driver, the plugins' daemon handles and the local socket. Keeps no history.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
@@ -23,6 +23,21 @@ pub struct BusEvent {
     pub time: SystemTime,
     /// The payload map, or none.
     pub payload: Option<Map<String, Value>>,
+    text: OnceLock<Option<String>>,
+}
+
+impl BusEvent {
+    /// An event as it was published.
+    pub fn new(topic: &str, node_id: u32, time: SystemTime, payload: Option<Map<String, Value>>) -> Self {
+        BusEvent { topic: topic.to_owned(), node_id, time, payload, text: OnceLock::new() }
+    }
+
+    /// The payload as JSON text, or none; written once, however many subscribers want it.
+    pub fn payload_text(&self) -> Option<&str> {
+        // A map of JSON values always has a text: the keys are strings.
+        let write = || self.payload.as_ref().and_then(|map| serde_json::to_string(map).ok());
+        self.text.get_or_init(write).as_deref()
+    }
 }
 
 /// Which topics a subscriber gets.
@@ -93,12 +108,8 @@ impl Bus {
         let mut event = None;
         for s in subscribers.iter().filter(|s| s.pattern.matches(topic)) {
             let event = event.get_or_insert_with(|| {
-                Arc::new(BusEvent {
-                    topic: topic.to_owned(),
-                    node_id: self.inner.node_id.load(Ordering::Relaxed),
-                    time: SystemTime::now(),
-                    payload: payload.clone(),
-                })
+                let node_id = self.inner.node_id.load(Ordering::Relaxed);
+                Arc::new(BusEvent::new(topic, node_id, SystemTime::now(), payload.clone()))
             });
             // Full or closed: that subscriber's loss, by contract.
             let _ = s.queue.push(event.clone());

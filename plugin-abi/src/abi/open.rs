@@ -17,6 +17,18 @@ use crate::{Error, Plugin, Result};
 #[derive(Clone, Copy)]
 pub struct Module {
     root: PluginMod_Ref,
+    fit: Fit,
+}
+
+/// How the two views of the interface fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Each is a prefix of the other.
+    Same,
+    /// The plugin's begins with this host's.
+    PluginNewer,
+    /// This host's begins with the plugin's.
+    HostNewer,
 }
 
 /// Why a library's root module is not usable. Each variant carries a sentence; `Layout` also the full comparison.
@@ -67,16 +79,24 @@ impl Module {
         let mine = <PluginMod_Ref as StableAbi>::LAYOUT;
         let theirs = library.layout().ok_or_else(|| OpenError::Header("it carries no layout".into()))?;
         // Either side may be the older one: its view must be a prefix of the newer one's.
-        if let Err(e) = check_layout_compatibility(mine, theirs)
-            && check_layout_compatibility(theirs, mine).is_err()
-        {
-            return Err(OpenError::Layout { summary: summary(&e), full: e.to_string() });
-        }
+        let fit = match (check_layout_compatibility(mine, theirs), check_layout_compatibility(theirs, mine)) {
+            (Ok(()), Ok(())) => Fit::Same,
+            (Ok(()), Err(_)) => Fit::PluginNewer,
+            (Err(_), Ok(())) => Fit::HostNewer,
+            (Err(e), Err(_)) => {
+                return Err(OpenError::Layout { summary: summary(&e), full: e.to_string() });
+            }
+        };
         // SAFETY: one of the two interfaces is a prefix of the other; every accessor of a prefix type looks at the
         // provider's own field mask before it reads, and each method after the last prefix field has a default body
         // (the rules at the top of `abi`).
         let root = unsafe { library.init_root_module_with_unchecked_layout::<PluginMod_Ref>() };
-        Ok(Module { root: root.map_err(|e| OpenError::Root(short(&e.to_string())))? })
+        Ok(Module { root: root.map_err(|e| OpenError::Root(short(&e.to_string())))?, fit })
+    }
+
+    /// Which side's interface is the newer one.
+    pub fn fit(&self) -> Fit {
+        self.fit
     }
 
     /// The registration key as the library's code says it; must equal the static header's.

@@ -1,7 +1,7 @@
 //! The event bus and its subscriptions.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use abi_stable::std_types::{ROption, RStr};
 use serde_json::{Map, Value};
@@ -9,13 +9,14 @@ use serde_json::{Map, Value};
 use super::stream::Gone;
 use super::{Border, Local, Remote, border, payload_from_json, payload_json, to_ms};
 use crate::abi::{self, AbiResult};
-use crate::types::Event;
+use crate::types::{Event, EventText};
 use crate::{Error, Result, api};
 
-border!(EventBus, EventBus_TO, EventBusArc);
-border!(Subscription, Subscription_TO, SubscriptionArc);
+border!(EventBus, EventBusArc);
+border!(Subscription, SubscriptionArc);
 
-impl abi::EventBus for Local<dyn api::EventBus> {
+impl<T: api::EventBus + ?Sized + 'static> abi::EventBus for Local<T> {
+    #[inline]
     fn publish(&self, topic: RStr<'_>, payload: RStr<'_>) -> AbiResult<()> {
         self.guard("EventBus.publish", |b| {
             b.publish(topic.as_str(), payload_from_json(payload.as_str())?);
@@ -42,11 +43,12 @@ impl api::EventBus for Remote<abi::EventBusArc> {
     }
 }
 
-impl abi::Subscription for Local<dyn api::Subscription> {
+impl<T: api::Subscription + ?Sized + 'static> abi::Subscription for Local<T> {
+    #[inline]
     fn recv(&self, timeout_ms: u64) -> AbiResult<ROption<abi::Event>> {
         self.guard("Subscription.recv", |s| {
-            let event = s.recv(Duration::from_millis(timeout_ms))?;
-            Ok(event.map(event_to_abi).transpose()?.into())
+            let event = s.recv_text(Duration::from_millis(timeout_ms))?;
+            Ok(event.map(event_to_abi).into())
         })
     }
 
@@ -64,28 +66,38 @@ impl api::Subscription for Remote<abi::SubscriptionArc> {
         event.into_option().map(event_from_abi).transpose()
     }
 
+    fn recv_text(&self, timeout: Duration) -> Result<Option<EventText>> {
+        let event = self.call("Subscription.recv", |s| s.recv(to_ms(timeout)))?;
+        Ok(event.into_option().map(text_from_abi))
+    }
+
     fn cancel(&self) {
         self.call_or("Subscription.cancel", (), |s| s.cancel());
     }
 }
 
-fn event_to_abi(e: Event) -> Result<abi::Event> {
+fn event_to_abi(e: EventText) -> abi::Event {
     let since_epoch = e.time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(abi::Event {
+    abi::Event {
         topic: e.topic.into(),
         node_id: e.node_id,
         unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-        payload_json: payload_json(e.payload.as_ref())?.into(),
-    })
+        payload_json: e.payload.unwrap_or_default().into(),
+    }
+}
+
+fn text_from_abi(e: abi::Event) -> EventText {
+    EventText {
+        topic: e.topic.into_string(),
+        node_id: e.node_id,
+        time: UNIX_EPOCH.checked_add(Duration::from_millis(e.unix_ms)).unwrap_or(UNIX_EPOCH),
+        payload: Some(e.payload_json.into_string()).filter(|text| !text.is_empty()),
+    }
 }
 
 fn event_from_abi(e: abi::Event) -> Result<Event> {
-    Ok(Event {
-        topic: e.topic.into_string(),
-        node_id: e.node_id,
-        time: UNIX_EPOCH.checked_add(Duration::from_millis(e.unix_ms)).unwrap_or(SystemTime::UNIX_EPOCH),
-        payload: payload_from_json(e.payload_json.as_str())?,
-    })
+    let EventText { topic, node_id, time, payload } = text_from_abi(e);
+    Ok(Event { topic, node_id, time, payload: payload_from_json(payload.as_deref().unwrap_or_default())? })
 }
 
 impl api::EventBus for Gone {

@@ -21,14 +21,14 @@ use crate::api::{self, BoxFuture};
 use crate::types::{Addr, HandshakeTrustRecord, PublicKey, Signature, VersionInfo};
 use crate::{Error, Result};
 
-border!(Daemon, Daemon_TO, DaemonArc);
+border!(Daemon, DaemonArc);
 
 /// A future of ours that yields nothing; a panic in it is reported as a fault of `op`.
 fn lend_task(future: BoxFuture<()>, on_panic: impl FnOnce(String) + Send + 'static) -> FfiFuture<()> {
-    contain(future, on_panic).into_ffi()
+    contain(future, move |outcome| outcome.unwrap_or_else(on_panic)).into_ffi()
 }
 
-impl abi::Daemon for Local<dyn api::Daemon> {
+impl<T: api::Daemon + ?Sized + 'static> abi::Daemon for Local<T> {
     fn treaty(&self) -> AbiResult<u32> {
         self.guard("Daemon.treaty", |d| {
             let (major, minor) = d.treaty();
@@ -36,10 +36,12 @@ impl abi::Daemon for Local<dyn api::Daemon> {
         })
     }
 
+    #[inline]
     fn node_id(&self) -> AbiResult<u32> {
         self.guard("Daemon.node_id", |d| Ok(d.node_id()))
     }
 
+    #[inline]
     fn addr(&self) -> AbiResult<u64> {
         self.guard("Daemon.addr", |d| Ok(d.addr().to_u64()))
     }
@@ -77,16 +79,16 @@ impl abi::Daemon for Local<dyn api::Daemon> {
         let link = self.link.clone();
         self.guard("Daemon.dial_async", |d| {
             let dial = d.dial_async(Addr::from_u64(addr), port);
-            let lent = async move {
-                match dial.await {
-                    Ok(connection) => ROk(connection.lend(&link)),
-                    Err(e) => RErr(e.into()),
-                }
-            };
-            Ok(contain(Box::pin(lent), |text| RErr(panicked("Daemon.dial_async", &text).into())).into_ffi())
+            let lent = contain(dial, move |outcome| match outcome {
+                Ok(Ok(connection)) => ROk(connection.lend(&link)),
+                Ok(Err(e)) => RErr(e.into()),
+                Err(text) => RErr(panicked("Daemon.dial_async", &text).into()),
+            });
+            Ok(lent.into_ffi())
         })
     }
 
+    #[inline]
     fn send_datagram(&self, addr: u64, port: u16, data: RSlice<'_, u8>) -> AbiResult<()> {
         self.guard("Daemon.send_datagram", |d| d.send_datagram(Addr::from_u64(addr), port, data.as_slice()))
     }
@@ -103,6 +105,7 @@ impl abi::Daemon for Local<dyn api::Daemon> {
         self.guard("Daemon.bus", |d| Ok(d.bus().lend(&self.link)))
     }
 
+    #[inline]
     fn publish(&self, topic: RStr<'_>, payload: RStr<'_>) -> AbiResult<()> {
         self.guard("Daemon.publish", |d| {
             d.publish(topic.as_str(), payload_from_json(payload.as_str())?);
@@ -203,6 +206,7 @@ impl abi::Daemon for Local<dyn api::Daemon> {
         self.guard("Daemon.state_dir", |d| Ok(path_to_bytes(d.state_dir())))
     }
 
+    #[inline]
     fn log_enabled(&self, level: u8, target: RStr<'_>) -> AbiResult<bool> {
         self.guard("Daemon.log_enabled", |d| Ok(d.log_enabled(level, target.as_str())))
     }
@@ -226,7 +230,9 @@ impl abi::Daemon for Local<dyn api::Daemon> {
     fn spawn(&self, future: FfiFuture<()>) -> AbiResult<()> {
         let link = self.link.clone();
         self.guard("Daemon.spawn", |d| {
-            d.spawn(contain(Box::pin(future), move |text| link.failed("spawned future", &text)));
+            d.spawn(Box::pin(contain(future, move |outcome| {
+                outcome.unwrap_or_else(|text| link.failed("spawned future", &text));
+            })));
             Ok(())
         })
     }
@@ -292,15 +298,11 @@ impl api::Daemon for Remote<abi::DaemonArc> {
         let link = self.link.clone();
         match self.call("Daemon.dial_async", |d| d.dial_async(addr.to_u64(), port)) {
             Err(e) => Box::pin(std::future::ready(Err(e))),
-            Ok(dial) => {
-                let adopted = async move {
-                    match dial.await {
-                        ROk(connection) => Ok(<dyn api::Connection>::adopt(connection, &link)),
-                        RErr(e) => Err(Error::from(e)),
-                    }
-                };
-                contain(Box::pin(adopted), |text| Err(panicked("Daemon.dial_async", &text)))
-            }
+            Ok(dial) => Box::pin(contain(dial, move |outcome| match outcome {
+                Ok(ROk(connection)) => Ok(<dyn api::Connection>::adopt(connection, &link)),
+                Ok(RErr(e)) => Err(Error::from(e)),
+                Err(text) => Err(panicked("Daemon.dial_async", &text)),
+            })),
         }
     }
 
@@ -429,7 +431,7 @@ impl api::Daemon for Remote<abi::DaemonArc> {
 
     fn sleep(&self, duration: Duration) -> BoxFuture<()> {
         match self.call("Daemon.sleep", |d| d.sleep(to_ms(duration))) {
-            Ok(sleep) => contain(Box::pin(sleep), |_| ()),
+            Ok(sleep) => Box::pin(contain(sleep, |_| ())),
             Err(_) => Box::pin(std::future::ready(())),
         }
     }

@@ -4,58 +4,64 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::api::BoxFuture;
 use crate::guard;
 
-/// Wraps `future`; when a poll panics, the output is `on_panic(text)`.
+/// Wraps `future`; its output, or the text of its panic, goes through `finish`.
 ///
 /// Used on both sides: where the future is made, so that the panic stays in its own library, and where it arrives,
-/// because a library that does without this wrapper would panic in our poll.
-pub(crate) fn contain<T: Send + 'static>(
-    future: BoxFuture<T>,
-    on_panic: impl FnOnce(String) -> T + Send + 'static,
-) -> BoxFuture<T> {
-    Box::pin(Contained { state: Some((future, Box::new(on_panic))) })
+/// because a library that does without this wrapper would panic in our poll. Not boxed here: what takes the future
+/// further boxes it once.
+pub(crate) fn contain<F, P, T>(future: F, finish: P) -> Contained<F, P>
+where
+    F: Future + Unpin,
+    P: FnOnce(Result<F::Output, String>) -> T,
+{
+    Contained { state: Some((future, finish)) }
 }
 
-type OnPanic<T> = Box<dyn FnOnce(String) -> T + Send>;
-
-struct Contained<T> {
+/// See [`contain`].
+pub(crate) struct Contained<F, P> {
     /// `None` once finished; it then never wakes again.
-    state: Option<(BoxFuture<T>, OnPanic<T>)>,
+    state: Option<(F, P)>,
 }
 
-impl<T> Future for Contained<T> {
+// The future inside is `Unpin` itself, and `finish` is never pinned.
+impl<F: Unpin, P> Unpin for Contained<F, P> {}
+
+impl<F, P, T> Future for Contained<F, P>
+where
+    F: Future + Unpin,
+    P: FnOnce(Result<F::Output, String>) -> T,
+{
     type Output = T;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let Some((future, _)) = &mut self.state else { return Poll::Pending };
-        match guard::catch(|| future.as_mut().poll(cx)) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(value)) => {
-                self.discard();
-                Poll::Ready(value)
-            }
-            Err(text) => match self.discard() {
-                Some(on_panic) => Poll::Ready(on_panic(text)),
-                None => Poll::Pending,
-            },
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let this = self.get_mut();
+        let Some((future, _)) = &mut this.state else { return Poll::Pending };
+        let outcome = match guard::catch(|| Pin::new(future).poll(cx)) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(value)) => Ok(value),
+            Err(text) => Err(text),
+        };
+        match this.discard() {
+            Some(finish) => Poll::Ready(finish(outcome)),
+            None => Poll::Pending,
         }
     }
 }
 
-impl<T> Contained<T> {
-    /// Drops the future inside a guard and hands out what is to be done on a panic.
-    fn discard(&mut self) -> Option<OnPanic<T>> {
-        let (future, on_panic) = self.state.take()?;
+impl<F, P> Contained<F, P> {
+    /// Drops the future inside a guard and hands out what is to be done with its outcome.
+    fn discard(&mut self) -> Option<P> {
+        let (future, finish) = self.state.take()?;
         if let Err(text) = guard::drop_contained(future) {
             tracing::error!(panic = text, "a future panicked while it was dropped");
         }
-        Some(on_panic)
+        Some(finish)
     }
 }
 
-impl<T> Drop for Contained<T> {
+impl<F, P> Drop for Contained<F, P> {
     fn drop(&mut self) {
         self.discard();
     }

@@ -5,6 +5,9 @@
 //! becomes an error there, never a dead process. *Adopting* wraps an object of theirs as a plain `Arc<dyn Trait>`: an
 //! error of a method that cannot fail in the plain trait becomes the safe answer (`false`, nothing, empty), which for
 //! every gate and trust check means "deny".
+//!
+//! A call that goes well is two indirect calls, one through the plain trait and one through the border's table, and three
+//! comparisons: the rest is inlined into the two functions behind them, and everything about errors is out of line. `scripts/bench abi` measures it.
 
 mod bus;
 mod daemon;
@@ -37,18 +40,14 @@ pub(crate) trait Border {
     fn adopt(object: Self::Ffi, link: &Link) -> Arc<Self>;
 }
 
-/// Implements [`Border`] for `dyn api::$name` with the names that `#[sabi_trait]` generates.
+/// Implements [`Border`] for `dyn api::$name` with the name that `#[sabi_trait]` generates.
 macro_rules! border {
-    ($name:ident, $object:ident, $arc:ident) => {
+    ($name:ident, $arc:ident) => {
         impl crate::bridge::Border for dyn crate::api::$name {
             type Ffi = crate::abi::$arc;
 
             fn lend(self: std::sync::Arc<Self>, link: &crate::bridge::Link) -> Self::Ffi {
-                let local = crate::bridge::Local::new(self, link.clone());
-                crate::abi::$object::from_ptr(
-                    abi_stable::std_types::RArc::new(local),
-                    abi_stable::sabi_trait::TD_Opaque,
-                )
+                crate::api::$name::cross(self, crate::bridge::Crossing(link.clone()))
             }
 
             fn adopt(object: Self::Ffi, link: &crate::bridge::Link) -> std::sync::Arc<Self> {
@@ -58,6 +57,30 @@ macro_rules! border {
     };
 }
 pub(crate) use border;
+
+/// What [`crossing!`] methods take: only this crate can make one, so only this crate can call them.
+#[doc(hidden)]
+pub struct Crossing(Link);
+
+/// The hidden method of each plain trait that wraps an object for the other side. Its default body is compiled once for
+/// every type that implements the trait, so the wrapper knows the type: between the border and the author's code there
+/// is no `dyn` left.
+macro_rules! crossing {
+    ($object:ident, $arc:ident) => {
+        #[doc(hidden)]
+        fn cross(self: std::sync::Arc<Self>, how: crate::bridge::Crossing) -> crate::abi::$arc
+        where
+            Self: 'static,
+        {
+            let local = crate::bridge::Local::new(self, how);
+            crate::abi::$object::from_ptr(
+                abi_stable::std_types::RArc::new(local),
+                abi_stable::sabi_trait::TD_Opaque,
+            )
+        }
+    };
+}
+pub(crate) use crossing;
 
 /// Who is on the other side. The host watches each plugin; a plugin trusts its host.
 #[derive(Clone, Default)]
@@ -74,8 +97,35 @@ impl Link {
         Link(None)
     }
 
+    #[inline]
     fn admit(&self) -> Result<()> {
-        self.0.as_ref().map_or(Ok(()), |s| s.admit())
+        match &self.0 {
+            Some(supervisor) => supervisor.admit(),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`admit`](Self::admit), where nobody asks why not.
+    #[inline]
+    fn admits(&self) -> bool {
+        self.0.as_ref().is_none_or(|supervisor| supervisor.failure().is_none())
+    }
+
+    /// As [`noted`](Self::noted), for errors that go nowhere.
+    #[cold]
+    #[inline(never)]
+    fn noted_only(&self, op: &str, error: AbiError) {
+        drop(self.noted(op, error));
+    }
+
+    /// An error of the other side on its way to us; a panic among them makes it a failed one.
+    #[cold]
+    fn noted(&self, op: &str, error: AbiError) -> Error {
+        let error = Error::from(error);
+        if error.kind() == ErrorKind::Panicked {
+            self.failed(op, error.message());
+        }
+        error
     }
 
     /// The other side's panic arrived as an error.
@@ -101,21 +151,40 @@ pub(crate) struct Local<T: ?Sized> {
 }
 
 impl<T: ?Sized> Local<T> {
-    fn new(inner: Arc<T>, link: Link) -> Self {
-        Local { inner: Some(inner), link }
+    pub(crate) fn new(inner: Arc<T>, how: Crossing) -> Self {
+        Local { inner: Some(inner), link: how.0 }
     }
 
     /// Runs `f` on the object; a panic becomes [`ErrorKind::Panicked`] with `op` in its text.
+    #[inline]
     fn guard<R>(&self, op: &str, f: impl FnOnce(&T) -> Result<R>) -> AbiResult<R> {
-        let Some(inner) = &self.inner else {
-            return RErr(Error::new(ErrorKind::Closed, format!("{op}: already dropped")).into());
-        };
+        let Some(inner) = &self.inner else { return RErr(dropped(op)) };
         match guard::catch(|| f(inner)) {
             Ok(Ok(value)) => ROk(value),
-            Ok(Err(error)) => RErr(error.into()),
-            Err(text) => RErr(panicked(op, &text).into()),
+            Ok(Err(error)) => RErr(passed_on(error)),
+            Err(text) => RErr(panicked_abi(op, text)),
         }
     }
+}
+
+/// An error that our object returned. [`ErrorKind::Panicked`] crosses only for a panic that was caught right here: an
+/// author who passes on what a panic of the host looked like to him has not panicked himself.
+#[cold]
+pub(crate) fn passed_on(error: Error) -> AbiError {
+    match error.kind() {
+        ErrorKind::Panicked => Error::other(error.message()).into(),
+        _ => error.into(),
+    }
+}
+
+#[cold]
+fn dropped(op: &str) -> AbiError {
+    Error::new(ErrorKind::Closed, format!("{op}: already dropped")).into()
+}
+
+#[cold]
+fn panicked_abi(op: &str, text: String) -> AbiError {
+    panicked(op, &text).into()
 }
 
 impl<T: ?Sized> Drop for Local<T> {
@@ -138,28 +207,34 @@ pub(crate) struct Remote<O> {
 
 impl<O> Remote<O> {
     /// One call, unless the other side has failed before.
+    #[inline]
     fn call<R>(&self, op: &str, f: impl FnOnce(&O) -> AbiResult<R>) -> Result<R> {
         self.link.admit()?;
         self.call_always(op, f)
     }
 
     /// One call, also on a failed plugin: only its shutdown.
+    #[inline]
     fn call_always<R>(&self, op: &str, f: impl FnOnce(&O) -> AbiResult<R>) -> Result<R> {
         match f(&self.object) {
             ROk(value) => Ok(value),
-            RErr(error) => {
-                let error = Error::from(error);
-                if error.kind() == ErrorKind::Panicked {
-                    self.link.failed(op, error.message());
-                }
-                Err(error)
-            }
+            RErr(error) => Err(self.link.noted(op, error)),
         }
     }
 
     /// As [`call`](Self::call) for methods that cannot fail in the plain trait: an error is the default answer.
+    #[inline]
     fn call_or<R>(&self, op: &str, fallback: R, f: impl FnOnce(&O) -> AbiResult<R>) -> R {
-        self.call(op, f).unwrap_or(fallback)
+        if !self.link.admits() {
+            return fallback;
+        }
+        match f(&self.object) {
+            ROk(value) => value,
+            RErr(error) => {
+                self.link.noted_only(op, error);
+                fallback
+            }
+        }
     }
 }
 
@@ -181,7 +256,7 @@ impl From<AbiError> for Error {
 
 /// Milliseconds, rounded up: a deadline that is not zero must not become zero.
 fn to_ms(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    d.as_secs().saturating_mul(1_000).saturating_add(d.subsec_nanos().div_ceil(1_000_000).into())
 }
 
 fn json<T: Serialize + ?Sized>(value: &T) -> Result<RString> {

@@ -8,9 +8,9 @@ use super::{Border, Link, Local, Remote, border, to_ms};
 use crate::abi::{self, AbiResult};
 use crate::{Result, api, log};
 
-border!(Plugin, Plugin_TO, PluginArc);
+border!(Plugin, PluginArc);
 
-impl abi::Plugin for Local<dyn api::Plugin> {
+impl<T: api::Plugin + ?Sized + 'static> abi::Plugin for Local<T> {
     fn init(&self, daemon: abi::DaemonArc) -> AbiResult<()> {
         let daemon = <dyn api::Daemon>::adopt(daemon, &Link::to_host());
         log::attach(Arc::clone(&daemon));

@@ -1,6 +1,7 @@
 //! The policy manager and its runners. The port gate is asked per stream and per datagram: no JSON there, and a runner
 //! that cannot answer denies.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use abi_stable::std_types::{ROption, RSlice, RStr, RString, RVec};
@@ -11,10 +12,10 @@ use crate::abi::{self, AbiResult};
 use crate::types::{Direction, PolicyEvent, PortGate};
 use crate::{Error, Result, api};
 
-border!(PolicyManager, PolicyManager_TO, PolicyManagerArc);
-border!(PolicyRunner, PolicyRunner_TO, PolicyRunnerArc);
+border!(PolicyManager, PolicyManagerArc);
+border!(PolicyRunner, PolicyRunnerArc);
 
-impl abi::PolicyManager for Local<dyn api::PolicyManager> {
+impl<T: api::PolicyManager + ?Sized + 'static> abi::PolicyManager for Local<T> {
     fn start(&self, network: u16, document_json: RStr<'_>) -> AbiResult<()> {
         self.guard("PolicyManager.start", |m| m.start(network, document_json.as_str()))
     }
@@ -51,6 +52,51 @@ impl abi::PolicyManager for Local<dyn api::PolicyManager> {
             json(&m.explain(document.as_str(), event.as_str(), &context)?)
         })
     }
+}
+
+thread_local! {
+    /// The last question of this thread, whose texts the next one reuses: the gate is asked per datagram.
+    static GATE: Cell<Option<Box<PortGate>>> = const { Cell::new(None) };
+}
+
+fn empty_gate() -> PortGate {
+    PortGate {
+        event: PolicyEvent::Connect,
+        port: 0,
+        peer: 0,
+        payload_size: 0,
+        direction: Direction::In,
+        local_tags: Vec::new(),
+        node_info_tags: Vec::new(),
+    }
+}
+
+fn refill(tags: &mut Vec<String>, from: &[RStr<'_>]) {
+    tags.truncate(from.len());
+    for (at, tag) in from.iter().enumerate() {
+        match tags.get_mut(at) {
+            Some(old) if old == tag.as_str() => {}
+            Some(old) => {
+                old.clear();
+                old.push_str(tag.as_str());
+            }
+            None => tags.push(tag.as_str().to_owned()),
+        }
+    }
+}
+
+/// Lends `tags` for a call; few of them without asking the allocator.
+fn with_tags<R>(tags: &[String], f: impl FnOnce(RSlice<'_, RStr<'_>>) -> R) -> R {
+    const FEW: usize = 8;
+    if tags.len() <= FEW {
+        let mut few = [RStr::from_str(""); FEW];
+        for (slot, tag) in few.iter_mut().zip(tags) {
+            *slot = tag.as_str().into();
+        }
+        return f(RSlice::from_slice(&few[..tags.len()]));
+    }
+    let all: Vec<RStr<'_>> = tags.iter().map(|t| t.as_str().into()).collect();
+    f(RSlice::from_slice(&all))
 }
 
 impl api::PolicyManager for Remote<abi::PolicyManagerArc> {
@@ -96,15 +142,18 @@ impl api::PolicyManager for Remote<abi::PolicyManagerArc> {
     }
 }
 
-impl abi::PolicyRunner for Local<dyn api::PolicyRunner> {
+impl<T: api::PolicyRunner + ?Sized + 'static> abi::PolicyRunner for Local<T> {
+    #[inline]
     fn network_id(&self) -> AbiResult<u16> {
         self.guard("PolicyRunner.network_id", |r| Ok(r.network_id()))
     }
 
+    #[inline]
     fn has_member(&self, node: u32) -> AbiResult<bool> {
         self.guard("PolicyRunner.has_member", |r| Ok(r.has_member(node)))
     }
 
+    #[inline]
     fn evaluate_port_gate(
         &self,
         event: RStr<'_>,
@@ -118,20 +167,15 @@ impl abi::PolicyRunner for Local<dyn api::PolicyRunner> {
         self.guard("PolicyRunner.evaluate_port_gate", |r| {
             let event = PolicyEvent::parse(event.as_str())
                 .ok_or_else(|| Error::invalid(format!("unknown policy event \"{event}\"")))?;
-            let direction = match direction.as_str() {
-                "out" => Direction::Out,
-                _ => Direction::In,
-            };
-            let owned = |tags: RSlice<'_, RStr<'_>>| tags.iter().map(|t| t.as_str().to_owned()).collect();
-            Ok(r.evaluate_port_gate(&PortGate {
-                event,
-                port,
-                peer,
-                payload_size,
-                direction,
-                local_tags: owned(local_tags),
-                node_info_tags: owned(node_info_tags),
-            }))
+            let mut gate = GATE.try_with(Cell::take).ok().flatten().unwrap_or_else(|| Box::new(empty_gate()));
+            gate.event = event;
+            gate.direction = if direction.as_str() == "out" { Direction::Out } else { Direction::In };
+            (gate.port, gate.peer, gate.payload_size) = (port, peer, payload_size);
+            refill(&mut gate.local_tags, local_tags.as_slice());
+            refill(&mut gate.node_info_tags, node_info_tags.as_slice());
+            let pass = r.evaluate_port_gate(&gate);
+            let _ = GATE.try_with(|kept| kept.set(Some(gate)));
+            Ok(pass)
         })
     }
 
@@ -181,18 +225,20 @@ impl api::PolicyRunner for Remote<abi::PolicyRunnerArc> {
     }
 
     fn evaluate_port_gate(&self, gate: &PortGate) -> bool {
-        let local: Vec<RStr<'_>> = gate.local_tags.iter().map(|t| t.as_str().into()).collect();
-        let info: Vec<RStr<'_>> = gate.node_info_tags.iter().map(|t| t.as_str().into()).collect();
         self.call_or("PolicyRunner.evaluate_port_gate", false, |r| {
-            r.evaluate_port_gate(
-                gate.event.as_str().into(),
-                gate.port,
-                gate.peer,
-                gate.payload_size,
-                gate.direction.as_str().into(),
-                RSlice::from_slice(&local),
-                RSlice::from_slice(&info),
-            )
+            with_tags(&gate.local_tags, |local_tags| {
+                with_tags(&gate.node_info_tags, |node_info_tags| {
+                    r.evaluate_port_gate(
+                        gate.event.as_str().into(),
+                        gate.port,
+                        gate.peer,
+                        gate.payload_size,
+                        gate.direction.as_str().into(),
+                        local_tags,
+                        node_info_tags,
+                    )
+                })
+            })
         })
     }
 

@@ -10,11 +10,12 @@ use crate::abi::{self, AbiResult, WebhookCounters};
 use crate::types::{HandshakePendingRecord, HandshakeTrustRecord, WebhookStats};
 use crate::{Result, api};
 
-border!(TrustChecker, TrustChecker_TO, TrustCheckerArc);
-border!(HandshakeService, HandshakeService_TO, HandshakeServiceArc);
-border!(WebhookManager, WebhookManager_TO, WebhookManagerArc);
+border!(TrustChecker, TrustCheckerArc);
+border!(HandshakeService, HandshakeServiceArc);
+border!(WebhookManager, WebhookManagerArc);
 
-impl abi::TrustChecker for Local<dyn api::TrustChecker> {
+impl<T: api::TrustChecker + ?Sized + 'static> abi::TrustChecker for Local<T> {
+    #[inline]
     fn is_trusted(&self, node: u32) -> AbiResult<ROption<RString>> {
         self.guard("TrustChecker.is_trusted", |t| Ok(t.is_trusted(node).map(RString::from).into()))
     }
@@ -27,11 +28,13 @@ impl api::TrustChecker for Remote<abi::TrustCheckerArc> {
     }
 }
 
-impl abi::HandshakeService for Local<dyn api::HandshakeService> {
+impl<T: api::HandshakeService + ?Sized + 'static> abi::HandshakeService for Local<T> {
+    #[inline]
     fn is_trusted(&self, node: u32) -> AbiResult<bool> {
         self.guard("HandshakeService.is_trusted", |h| Ok(h.is_trusted(node)))
     }
 
+    #[inline]
     fn is_trusted_with_key(&self, node: u32, key: RStr<'_>) -> AbiResult<bool> {
         self.guard("HandshakeService.is_trusted_with_key", |h| Ok(h.is_trusted_with_key(node, key.as_str())))
     }
@@ -162,7 +165,7 @@ impl api::HandshakeService for Remote<abi::HandshakeServiceArc> {
     }
 }
 
-impl abi::WebhookManager for Local<dyn api::WebhookManager> {
+impl<T: api::WebhookManager + ?Sized + 'static> abi::WebhookManager for Local<T> {
     fn set_url(&self, url: RStr<'_>) -> AbiResult<()> {
         self.guard("WebhookManager.set_url", |w| w.set_url(url.as_str()))
     }

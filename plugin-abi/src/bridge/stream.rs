@@ -11,10 +11,10 @@ use crate::api;
 use crate::types::{Addr, ConnectionInfo};
 use crate::{Error, Result};
 
-border!(Connection, Connection_TO, ConnectionArc);
-border!(Listener, Listener_TO, ListenerArc);
-border!(PortAllocator, PortAllocator_TO, PortAllocatorArc);
-border!(TunnelRegistry, TunnelRegistry_TO, TunnelRegistryArc);
+border!(Connection, ConnectionArc);
+border!(Listener, ListenerArc);
+border!(PortAllocator, PortAllocatorArc);
+border!(TunnelRegistry, TunnelRegistryArc);
 
 impl From<ConnectionInfo> for ConnInfo {
     fn from(i: ConnectionInfo) -> Self {
@@ -38,19 +38,23 @@ impl From<ConnInfo> for ConnectionInfo {
     }
 }
 
-impl abi::Connection for Local<dyn api::Connection> {
+impl<T: api::Connection + ?Sized + 'static> abi::Connection for Local<T> {
+    #[inline]
     fn id(&self) -> AbiResult<u32> {
         self.guard("Connection.id", |c| Ok(c.id()))
     }
 
+    #[inline]
     fn info(&self) -> AbiResult<ConnInfo> {
         self.guard("Connection.info", |c| Ok(c.info().into()))
     }
 
+    #[inline]
     fn read(&self, mut buf: RSliceMut<'_, u8>) -> AbiResult<usize> {
         self.guard("Connection.read", |c| c.read(buf.as_mut_slice()))
     }
 
+    #[inline]
     fn write(&self, data: RSlice<'_, u8>) -> AbiResult<()> {
         self.guard("Connection.write", |c| c.write(data.as_slice()))
     }
@@ -100,7 +104,7 @@ impl api::Connection for Remote<abi::ConnectionArc> {
     }
 }
 
-impl abi::Listener for Local<dyn api::Listener> {
+impl<T: api::Listener + ?Sized + 'static> abi::Listener for Local<T> {
     fn port(&self) -> AbiResult<u16> {
         self.guard("Listener.port", |l| Ok(l.port()))
     }
@@ -131,7 +135,7 @@ impl api::Listener for Remote<abi::ListenerArc> {
     }
 }
 
-impl abi::PortAllocator for Local<dyn api::PortAllocator> {
+impl<T: api::PortAllocator + ?Sized + 'static> abi::PortAllocator for Local<T> {
     fn bind(&self, port: u16) -> AbiResult<abi::ListenerArc> {
         self.guard("PortAllocator.bind", |p| Ok(p.bind(port)?.lend(&self.link)))
     }
@@ -155,7 +159,7 @@ impl api::PortAllocator for Remote<abi::PortAllocatorArc> {
     }
 }
 
-impl abi::TunnelRegistry for Local<dyn api::TunnelRegistry> {
+impl<T: api::TunnelRegistry + ?Sized + 'static> abi::TunnelRegistry for Local<T> {
     fn remove_peer(&self, node: u32) -> AbiResult<()> {
         self.guard("TunnelRegistry.remove_peer", |t| {
             t.remove_peer(node);

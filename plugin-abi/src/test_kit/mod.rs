@@ -35,6 +35,7 @@ use crate::{Daemon, Error, ErrorKind, Result};
 
 pub use bus::{BUS_BUFFER, topic_matches};
 pub use ports::ACCEPT_QUEUE;
+pub use run::{SLEEP_THREAD, SPAWN_THREAD};
 pub use stream::{STREAM_BUFFER, stream_pair};
 
 use bus::Subscribers;
@@ -336,6 +337,17 @@ impl FakeDaemon {
     /// Subscriptions that were not cancelled: 0 after a clean shutdown.
     pub fn subscriptions(&self) -> usize {
         self.subscribers.count()
+    }
+
+    /// Drops every service that a plugin registered, as the host does after its shutdown.
+    pub fn forget_services(&self) {
+        let former = self.record(|s| {
+            (
+                (s.trust_checker.take(), s.handshake_service.take()),
+                (s.policy_manager.take(), s.webhook_manager.take()),
+            )
+        });
+        drop(former);
     }
 
     /// The policy manager that a plugin registered.

@@ -9,9 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::api::BoxFuture;
 
+/// The threads of spawned futures, as the system names them: what looks for threads that were left behind wants to know.
+pub const SPAWN_THREAD: &str = "fake-spawn";
+/// The threads of [`Daemon::sleep`](crate::Daemon::sleep); they end when the time is over, whoever still waits.
+pub const SLEEP_THREAD: &str = "fake-sleep";
+
 /// Runs `future` on a thread of its own.
 pub(super) fn spawn(mut future: BoxFuture<()>) {
-    thread::spawn(move || {
+    named(SPAWN_THREAD, move || {
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut cx = Context::from_waker(&waker);
         while future.as_mut().poll(&mut cx).is_pending() {
@@ -23,6 +28,11 @@ pub(super) fn spawn(mut future: BoxFuture<()>) {
 /// A future that a timer thread completes.
 pub(super) fn sleep(duration: Duration) -> BoxFuture<()> {
     Box::pin(Sleep { until: Instant::now().checked_add(duration), waker: Arc::default(), started: false })
+}
+
+fn named(name: &str, f: impl FnOnce() + Send + 'static) {
+    // As `thread::spawn`, which has no name to give: a test process without a thread to spare is no place to go on.
+    thread::Builder::new().name(name.to_owned()).spawn(f).expect("the system has a thread for a test");
 }
 
 struct Unpark(Thread);
@@ -53,7 +63,7 @@ impl Future for Sleep {
         if !self.started {
             self.started = true;
             let waker = Arc::clone(&self.waker);
-            thread::spawn(move || {
+            named(SLEEP_THREAD, move || {
                 thread::sleep(left);
                 let waker = waker.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(waker) = waker {

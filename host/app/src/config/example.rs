@@ -72,6 +72,9 @@ pub fn example_toml() -> &'static str {
 # again until `pilotctl plugins lift NAME`. 0: never.
 #quarantine_after = 5
 #quarantine_window = "10m"
+# Whether a file that this host has not opened before is opened in a child process first: a crash or a hang there is a
+# refusal, and the daemon never opens it. What came of it is kept in plugins.probed.json of the state directory.
+#probe = true
 # Plugin libraries that this process maps at most. Code is never unmapped: each reload maps one more, about 1 MB.
 #max_mapped_copies = 1200
 # Log lines per second and plugin; what is more is dropped and counted. 0: no limit.

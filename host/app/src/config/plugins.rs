@@ -30,6 +30,8 @@ pub struct PluginsConfig {
     pub quarantine_after: u32,
     /// The time within which they count.
     pub quarantine_window: Duration,
+    /// Whether a file that this host has not opened before is tried out in a child process first.
+    pub probe: bool,
     /// Libraries that the process maps at most.
     pub max_mapped_copies: usize,
     /// Log lines per second and plugin, unless its own settings say otherwise; 0 is no limit.
@@ -105,6 +107,7 @@ pub(super) struct RawPlugins {
     disabled: Texts,
     quarantine_after: Field<i64>,
     quarantine_window: Field<String>,
+    probe: Field<bool>,
     max_mapped_copies: Field<i64>,
     log_rate: Field<i64>,
     settings: BTreeMap<String, RawSettings>,
@@ -183,6 +186,7 @@ impl Merger<'_> {
                 &self.pick("", &None, raw.quarantine_window, "10m".into()),
                 DAY,
             )?,
+            probe: raw.probe.is_none_or(Spanned::into_inner),
             max_mapped_copies: self
                 .whole("plugins.max_mapped_copies", raw.max_mapped_copies, 1..=100_000)?
                 .map_or(1200, |n| n as usize),

@@ -9,8 +9,8 @@ use pilot_net::node::{DialError, Listener, ReadError, Stream, WriteError};
 use pilot_net::queue::Waited;
 use pilot_wire::addr::Addr as WireAddr;
 use plugin_abi::{
-    Addr, Connection, ConnectionInfo, Error, ErrorKind, Event, EventBus, PortAllocator, Result, Subscription,
-    TunnelRegistry,
+    Addr, Connection, ConnectionInfo, Error, ErrorKind, Event, EventBus, EventText, PortAllocator, Result,
+    Subscription, TunnelRegistry,
 };
 use serde_json::{Map, Value};
 
@@ -228,6 +228,21 @@ impl Subscription for HostSubscription {
         self.note_dropped();
         match waited {
             Waited::Item(e) => Ok(Some(to_abi_event(&e))),
+            Waited::TimedOut => Ok(None),
+            Waited::Closed => Err(Error::new(ErrorKind::Closed, "subscription cancelled")),
+        }
+    }
+
+    fn recv_text(&self, timeout: Duration) -> Result<Option<EventText>> {
+        let waited = self.inner.next_blocking(timeout);
+        self.note_dropped();
+        match waited {
+            Waited::Item(e) => Ok(Some(EventText {
+                topic: e.topic.clone(),
+                node_id: e.node_id,
+                time: e.time,
+                payload: e.payload_text().map(str::to_owned),
+            })),
             Waited::TimedOut => Ok(None),
             Waited::Closed => Err(Error::new(ErrorKind::Closed, "subscription cancelled")),
         }

@@ -2,6 +2,7 @@
 //! program only. Each command's text for people and its `--json` object are made here; the judging is the loader's.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // these commands talk to the terminal
 
+mod check;
 mod inspect;
 mod keys;
 mod new;
@@ -12,6 +13,7 @@ use clap::Subcommand;
 use pilot_loader::Refusal;
 use serde_json::{Value, json};
 
+pub use check::{CheckArgs, CheckChildArgs};
 pub use inspect::InspectArgs;
 pub use keys::{KeygenArgs, SignArgs, VerifyArgs};
 pub use new::NewArgs;
@@ -23,23 +25,49 @@ pub enum PluginCommand {
     New(NewArgs),
     /// Show what a plugin file says about itself; runs none of its code.
     Inspect(InspectArgs),
+    /// Try a plugin file out, as a host would use it and a little worse.
+    Check(CheckArgs),
     /// Make a key that signs plugin files.
     Keygen(KeygenArgs),
     /// Sign a plugin file; the signature goes into FILE.sig beside it.
     Sign(SignArgs),
     /// Check the signatures beside a plugin file.
     Verify(VerifyArgs),
+    /// What `check` runs in a process of its own.
+    #[command(hide = true)]
+    CheckChild(CheckChildArgs),
+    /// What the daemon runs before it opens a file that it does not know: opens and constructs the bytes on standard
+    /// input.
+    #[command(hide = true)]
+    Probe {
+        /// Where the bytes came from.
+        file: std::path::PathBuf,
+    },
 }
+
+/// The arguments under which this program is the daemon's probe (see [`pilot_loader::probe`]).
+pub const PROBE: [&str; 2] = ["plugin", "probe"];
 
 /// Runs one command; the exit code is what its help says.
 pub fn run(command: &PluginCommand) -> ExitCode {
     match command {
         PluginCommand::New(args) => finish(args.json, new::run(args)),
+        PluginCommand::Check(args) => finish(args.json, check::run(args)),
+        PluginCommand::CheckChild(args) => end_child(check::child(args)),
+        PluginCommand::Probe { file } => end_child(pilot_loader::probe::serve(file)),
         PluginCommand::Inspect(args) => finish(args.json, inspect::run(args)),
         PluginCommand::Keygen(args) => finish(args.json, keys::keygen(args)),
         PluginCommand::Sign(args) => finish(args.json, keys::sign(args)),
         PluginCommand::Verify(args) => finish(args.json, keys::verify(args)),
     }
+}
+
+/// The end of a process that had a plugin in it: at once, because the plugin may have left threads and exit handlers.
+fn end_child(outcome: std::io::Result<()>) -> ExitCode {
+    if let Err(e) = &outcome {
+        eprintln!("error: {e}");
+    }
+    std::process::exit(i32::from(outcome.is_err()))
 }
 
 /// What a command that did its work has to say.
@@ -106,7 +134,11 @@ fn finish(as_json: bool, outcome: Result<Answer, Failure>) -> ExitCode {
 
 impl Failure {
     fn exit(&self) -> ExitCode {
-        if self.code == "usage" { ExitCode::from(2) } else { ExitCode::FAILURE }
+        match self.code {
+            "usage" => ExitCode::from(2),
+            "not-run" => ExitCode::from(3),
+            _ => ExitCode::FAILURE,
+        }
     }
 }
 

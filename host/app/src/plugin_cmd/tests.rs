@@ -19,6 +19,7 @@ fn plugin(args: &[&str]) -> Result<(bool, Value), Failure> {
         PluginCommand::Keygen(args) => keys::keygen(args),
         PluginCommand::Sign(args) => keys::sign(args),
         PluginCommand::Verify(args) => keys::verify(args),
+        other => panic!("{other:?} needs processes of its own: tests/author.rs"),
     }?;
     assert!(!answer.text.is_empty() && answer.text.ends_with(|c: char| c != ' '));
     Ok((answer.good, answer.json))

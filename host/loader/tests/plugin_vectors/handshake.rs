@@ -161,7 +161,7 @@ fn receive(entry: &Entry) {
         let file = receiver.running.state().join("trust.json");
         eventually("saved", || {
             let saved = std::fs::read(&file).ok().and_then(|b| serde_json::from_slice::<Value>(&b).ok());
-            saved.is_some_and(|s| s["pending"][0]["source"].to_string() == source)
+            saved.is_some_and(|s| s["pending"][0]["source"].to_string().as_str() == source)
         });
     }
 }

@@ -29,6 +29,13 @@ pub fn hello() -> PathBuf {
     BUILT.join("libhello_plugin.so")
 }
 
+/// The library of `examples/every-ability`.
+pub fn every_ability() -> PathBuf {
+    static BUILT: LazyLock<PathBuf> =
+        LazyLock::new(|| build_with(&root().join("examples/every-ability/Cargo.toml"), &[], &[]));
+    BUILT.join("libevery_ability.so")
+}
+
 /// The top of the source tree.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -51,6 +58,7 @@ pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &st
         .arg("--target-dir")
         .arg(target())
         .args(arguments)
+        .args(test_target().iter().flat_map(|triple| ["--target", triple]))
         // As the workspace has it, or third-party crates would be built once more; plugin-abi is built anew in any case,
         // and without optimisation that takes half as long.
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
@@ -62,7 +70,15 @@ pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &st
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "building {}:\n{errors}", manifest.display());
-    target().join("debug")
+    match test_target() {
+        Some(triple) => target().join(triple).join("debug"),
+        None => target().join("debug"),
+    }
+}
+
+/// The triple that `scripts/sanitize` builds everything for: flags for a named target do not reach build scripts.
+fn test_target() -> Option<String> {
+    std::env::var("PILOT_TEST_TARGET").ok()
 }
 
 /// A plugins directory, and what the host did with it.

@@ -91,6 +91,12 @@ pub struct RunArgs {
     /// Registry to register with.
     #[arg(long, env = "PILOT_REGISTRY", value_name = "HOST:PORT")]
     pub registry: Option<String>,
+    /// Registry's certificate: its SHA-256 in 64 hex digits. Switches TLS on.
+    #[arg(long, env = "PILOT_REGISTRY_FINGERPRINT", value_name = "HEX")]
+    pub registry_fingerprint: Option<String>,
+    /// PEM file of roots that vouch for the registry. Switches TLS on.
+    #[arg(long, value_name = "FILE", conflicts_with = "registry_fingerprint")]
+    pub registry_ca: Option<PathBuf>,
     /// Beacon to use.
     #[arg(long, env = "PILOT_BEACON", value_name = "HOST:PORT")]
     pub beacon: Option<String>,
@@ -121,6 +127,8 @@ impl RunArgs {
             trust_auto_approve: self.trust_auto_approve,
             admin_token: self.admin_token.clone(),
             registry: self.registry.clone(),
+            registry_fingerprint: self.registry_fingerprint.clone(),
+            registry_ca_file: self.registry_ca.clone(),
             beacon: self.beacon.clone(),
             socket: self.socket.clone(),
             plugins_dir: self.plugins.clone(),
@@ -146,6 +154,15 @@ pub struct RendezvousArgs {
     /// Directory for the registry's state; without it the state is kept in memory.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// TLS 1.3 on the registry's port; its fingerprint is printed when it starts.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub tls: Option<bool>,
+    /// Certificate chain for it, PEM; without one, a certificate of its own, kept in the data directory.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Token that unlocks administrative operations.
     #[arg(long, env = "PILOT_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub admin_token: Option<String>,
@@ -164,6 +181,9 @@ impl RendezvousArgs {
             rendezvous_registry: self.registry.clone(),
             rendezvous_beacon: self.beacon.clone(),
             rendezvous_data_dir: self.data_dir.clone(),
+            rendezvous_tls: self.tls,
+            rendezvous_tls_cert: self.tls_cert.clone(),
+            rendezvous_tls_key: self.tls_key.clone(),
             rendezvous_admin_token: self.admin_token.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.clone(),

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pilot_net::rendezvous::{RendezvousConfig, RendezvousServer};
+use pilot_net::tls::{ClientTls, ServerTls};
 use tracing::info;
 
-use crate::config::{Config, RendezvousSettings};
+use crate::config::{Config, RegistryTls, RendezvousSettings, RendezvousTls};
 
 /// The rendezvous in use.
 pub struct Rendezvous {
@@ -64,11 +65,18 @@ pub async fn choose(config: &Config) -> anyhow::Result<Rendezvous> {
 /// # Errors
 /// When an address cannot be bound.
 pub async fn start(settings: &RendezvousSettings) -> anyhow::Result<RendezvousServer> {
+    let tls = match &settings.tls {
+        RendezvousTls::Off => None,
+        RendezvousTls::SelfSigned => Some(ServerTls::self_signed(settings.data_dir.as_deref())?),
+        RendezvousTls::Files { certificate, key } => Some(ServerTls::from_files(certificate, key)?),
+    };
+    let fingerprint = tls.as_ref().map(|t| t.fingerprint().to_owned());
     let server = RendezvousServer::bind(RendezvousConfig {
         registry_addr: settings.registry,
         beacon_addr: settings.beacon,
         admin_token: Some(settings.admin_token.clone()).filter(|t| !t.is_empty()),
         data_dir: settings.data_dir.clone(),
+        tls,
         ..RendezvousConfig::default()
     })
     .await
@@ -79,7 +87,25 @@ pub async fn start(settings: &RendezvousSettings) -> anyhow::Result<RendezvousSe
         )
     })?;
     info!(registry = %server.registry_addr(), beacon = %server.beacon_addr(), "rendezvous listening");
+    if let Some(fingerprint) = fingerprint {
+        info!(fingerprint, "the registry speaks TLS; nodes pin it with --registry-fingerprint");
+    }
     Ok(server)
+}
+
+/// How this host's registry connections are secured. A rendezvous in this very process is known by its certificate.
+///
+/// # Errors
+/// When a file cannot be used.
+pub fn client_tls(config: &Config, rendezvous: &Rendezvous) -> anyhow::Result<Option<ClientTls>> {
+    if let Some(fingerprint) = rendezvous.server.as_ref().and_then(|s| s.fingerprint()) {
+        return Ok(Some(ClientTls::pinned(fingerprint)?));
+    }
+    Ok(match &config.registry_tls {
+        RegistryTls::Off => None,
+        RegistryTls::Pinned(fingerprint) => Some(ClientTls::pinned(fingerprint)?),
+        RegistryTls::CaFile(path) => Some(ClientTls::roots(path)?),
+    })
 }
 
 async fn answers(registry: SocketAddr) -> bool {

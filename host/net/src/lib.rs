@@ -14,4 +14,5 @@ pub mod node;
 pub mod queue;
 pub mod registry_client;
 pub mod rendezvous;
+pub mod tls;
 pub mod udp;

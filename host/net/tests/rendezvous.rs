@@ -106,6 +106,33 @@ async fn two_nodes_find_each_other() {
 }
 
 #[tokio::test]
+async fn a_registry_behind_tls_is_reached_by_its_fingerprint_only() {
+    use pilot_net::tls::{ClientTls, ServerTls};
+    let tls = ServerTls::self_signed(None).unwrap();
+    let pin = tls.fingerprint().to_owned();
+    let server = RendezvousServer::bind(RendezvousConfig { tls: Some(tls), ..config() }).await.unwrap();
+    let with = |pin: &str| {
+        client(server.registry_addr(), 1).tls(Some(ClientTls::pinned(pin).unwrap())).connections(1)
+    };
+    let good = with(&pin);
+    assert_eq!(good.register(&registration(1)).await.unwrap().node_id, 1);
+    assert!(good.heartbeat().await.unwrap().time > 1_700_000_000);
+    assert_eq!(good.lookup(1).await.unwrap().public_key, registration(1).public_key);
+    let limit = Duration::from_secs(60);
+    let other = tokio::time::timeout(limit, with(&"0".repeat(64)).register(&registration(1))).await.unwrap();
+    let text = other.unwrap_err().to_string();
+    assert!(text.contains(&format!("certificate fingerprint mismatch: got {pin}")), "{text}");
+    let addr = server.registry_addr();
+    let in_the_clear = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        write_raw_message(&mut stream, br#"{"type":"lookup","node_id":1}"#).unwrap();
+        read_message(&mut stream).is_err()
+    });
+    assert!(in_the_clear.await.unwrap());
+    good.heartbeat().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_waiting_handshake_is_announced_by_the_beacon() {
     let server = RendezvousServer::bind(config()).await.unwrap();
     let a = registered(server.registry_addr(), 1).await;

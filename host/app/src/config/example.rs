@@ -32,6 +32,11 @@ pub fn example_toml() -> &'static str {
 # HOST:PORT of the registry. Empty: start a rendezvous in this process on loopback (see [rendezvous]), or use the one
 # that already runs there. Flag --registry, environment PILOT_REGISTRY.
 #addr = ""
+# TLS to the registry: the fingerprint of its certificate (64 hex digits; the rendezvous prints it when it starts), or a
+# PEM file of the roots that vouch for it. Neither: in the clear. Flags --registry-fingerprint (environment
+# PILOT_REGISTRY_FINGERPRINT) and --registry-ca.
+#fingerprint = ""
+#ca_file = ""
 
 [beacon]
 # HOST:PORT of the beacon. Empty: the registry's host, port 9001. Flag --beacon, environment PILOT_BEACON.
@@ -47,6 +52,11 @@ pub fn example_toml() -> &'static str {
 #data_dir = ""
 # Token that unlocks administrative operations; empty switches them off.
 #admin_token = ""
+# TLS 1.3 on the registry's port. With tls_cert and tls_key (PEM) that certificate is shown, without them one of its own,
+# kept in data_dir. Nodes then need its fingerprint or its issuer, see [registry]. Flags --tls, --tls-cert, --tls-key.
+#tls = false
+#tls_cert = ""
+#tls_key = ""
 
 [ipc]
 # The local socket for pilotctl and SDKs, mode 0600. Default: $XDG_RUNTIME_DIR/pilot.sock, else /tmp/pilot.sock.

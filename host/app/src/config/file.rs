@@ -10,7 +10,9 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::plugins::RawPlugins;
-use super::{Config, ConfigError, LogConfig, NodeConfig, Overrides, RendezvousSettings};
+use super::{
+    Config, ConfigError, LogConfig, NodeConfig, Overrides, RegistryTls, RendezvousSettings, RendezvousTls,
+};
 
 pub(super) type Field<T> = Option<Spanned<T>>;
 
@@ -18,7 +20,7 @@ pub(super) type Field<T> = Option<Spanned<T>>;
 #[serde(deny_unknown_fields, default)]
 struct Raw {
     node: RawNode,
-    registry: RawAddr,
+    registry: RawRegistry,
     beacon: RawAddr,
     rendezvous: RawRendezvous,
     ipc: RawIpc,
@@ -43,6 +45,14 @@ struct RawNode {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
+struct RawRegistry {
+    addr: Field<String>,
+    fingerprint: Field<String>,
+    ca_file: Field<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
 struct RawAddr {
     addr: Field<String>,
 }
@@ -54,6 +64,9 @@ struct RawRendezvous {
     beacon: Field<String>,
     data_dir: Field<String>,
     admin_token: Field<String>,
+    tls: Field<bool>,
+    tls_cert: Field<String>,
+    tls_key: Field<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -178,6 +191,7 @@ impl Merger<'_> {
             "registry.addr",
             &self.pick("--registry", &over.registry, raw.registry.addr, String::new()),
         )?;
+        let registry_tls = self.registry_tls(raw.registry.fingerprint, raw.registry.ca_file)?;
         let beacon = self
             .endpoint("beacon.addr", &self.pick("--beacon", &over.beacon, raw.beacon.addr, String::new()))?;
         let r = raw.rendezvous;
@@ -189,6 +203,7 @@ impl Merger<'_> {
             .clone()
             .or_else(|| r.data_dir.map(Spanned::into_inner).filter(|d| !d.is_empty()).map(|d| expand(&d)));
         let rendezvous = RendezvousSettings {
+            tls: self.rendezvous_tls(r.tls, r.tls_cert, r.tls_key)?,
             registry: self.socket_addr(
                 "rendezvous.registry",
                 &at("--registry", &over.rendezvous_registry, r.registry, "127.0.0.1:9000"),
@@ -217,7 +232,56 @@ impl Merger<'_> {
         let plugin =
             raw.plugin.into_iter().map(|(name, table)| (name, to_json(toml::Value::Table(table)))).collect();
         let log = self.log(raw.log)?;
-        Ok(Config { node, registry, beacon, rendezvous, socket, plugins, plugin, log })
+        Ok(Config { node, registry, registry_tls, beacon, rendezvous, socket, plugins, plugin, log })
+    }
+
+    /// A fingerprint or a file of roots switches TLS on; without either one there would be nobody to believe.
+    fn registry_tls(&self, pin: Field<String>, ca_file: Field<String>) -> Result<RegistryTls, ConfigError> {
+        let pin = self.pick("--registry-fingerprint", &self.over.registry_fingerprint, pin, String::new());
+        let none = PathBuf::new();
+        let ca_file =
+            self.path("registry.ca_file", "--registry-ca", &self.over.registry_ca_file, ca_file, none)?;
+        match (pin.value.is_empty(), ca_file.as_os_str().is_empty()) {
+            (true, true) => Ok(RegistryTls::Off),
+            (true, false) => Ok(RegistryTls::CaFile(ca_file)),
+            (false, true) if pin.value.len() == 64 && pin.value.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                Ok(RegistryTls::Pinned(pin.value.to_ascii_lowercase()))
+            }
+            (false, true) => {
+                let text = format!(
+                    "{:?} is no fingerprint; give the 64 hexadecimal digits that the rendezvous prints when it starts",
+                    pin.value
+                );
+                Err(self.bad(&pin, "registry.fingerprint", text))
+            }
+            (false, false) => {
+                let text =
+                    "give either fingerprint or ca_file: one certificate, or whom its issuer vouches for";
+                Err(self.bad(&pin, "registry.fingerprint", text.to_owned()))
+            }
+        }
+    }
+
+    fn rendezvous_tls(
+        &self,
+        tls: Field<bool>,
+        certificate: Field<String>,
+        key: Field<String>,
+    ) -> Result<RendezvousTls, ConfigError> {
+        let over = self.over;
+        let on = self.pick("--tls", &over.rendezvous_tls, tls, false);
+        let path = |name, flag, over, file| self.path(name, flag, over, file, PathBuf::new());
+        let certificate = path("rendezvous.tls_cert", "--tls-cert", &over.rendezvous_tls_cert, certificate)?;
+        let key = path("rendezvous.tls_key", "--tls-key", &over.rendezvous_tls_key, key)?;
+        match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+            (false, false) => Ok(RendezvousTls::Files { certificate, key }),
+            (true, true) if on.value => Ok(RendezvousTls::SelfSigned),
+            (true, true) => Ok(RendezvousTls::Off),
+            _ => {
+                let text = "a certificate needs its key: give tls_cert and tls_key, or neither for a certificate of its own";
+                Err(self.bad(&on, "rendezvous.tls_cert", text.to_owned()))
+            }
+        }
     }
 
     fn node(&self, raw: RawNode) -> Result<NodeConfig, ConfigError> {

@@ -80,6 +80,16 @@ pub struct Overrides {
     pub rendezvous_registry: Option<String>,
     /// `rendezvous.beacon`
     pub rendezvous_beacon: Option<String>,
+    /// `registry.fingerprint`
+    pub registry_fingerprint: Option<String>,
+    /// `registry.ca_file`
+    pub registry_ca_file: Option<PathBuf>,
+    /// `rendezvous.tls`
+    pub rendezvous_tls: Option<bool>,
+    /// `rendezvous.tls_cert`
+    pub rendezvous_tls_cert: Option<PathBuf>,
+    /// `rendezvous.tls_key`
+    pub rendezvous_tls_key: Option<PathBuf>,
     /// `rendezvous.data_dir`
     pub rendezvous_data_dir: Option<PathBuf>,
     /// `rendezvous.admin_token`
@@ -97,6 +107,8 @@ pub struct Config {
     pub node: NodeConfig,
     /// Registry to register with; `None` starts one in this process on loopback.
     pub registry: Option<String>,
+    /// How the registry's connections are secured.
+    pub registry_tls: RegistryTls,
     /// Beacon; `None` means the registry's host with port 9001.
     pub beacon: Option<String>,
     /// The rendezvous that this process may serve.
@@ -134,6 +146,35 @@ pub struct NodeConfig {
     pub networks: Vec<u16>,
 }
 
+/// How the registry's connections are secured (registry.md section 5).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RegistryTls {
+    /// Not at all.
+    #[default]
+    Off,
+    /// TLS to the server with this certificate.
+    Pinned(String),
+    /// TLS to a server whose certificate leads to one of the roots in this file.
+    CaFile(PathBuf),
+}
+
+/// What the rendezvous shows on its registry port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RendezvousTls {
+    /// No TLS.
+    #[default]
+    Off,
+    /// A certificate of its own, kept in the data directory.
+    SelfSigned,
+    /// A certificate from files.
+    Files {
+        /// PEM chain, the server's own first.
+        certificate: PathBuf,
+        /// PEM private key.
+        key: PathBuf,
+    },
+}
+
 /// `[rendezvous]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct RendezvousSettings {
@@ -141,6 +182,8 @@ pub struct RendezvousSettings {
     pub registry: SocketAddr,
     /// UDP address of the beacon.
     pub beacon: SocketAddr,
+    /// TLS of the registry port.
+    pub tls: RendezvousTls,
     /// Where state is kept; `None` keeps it in memory.
     pub data_dir: Option<PathBuf>,
     /// Admin token of the registry, or empty (admin operations are off).

@@ -32,6 +32,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::tls::ClientTls;
 use connection::Connection;
 pub use error::{ReconnectError, RegistryError, TransportError};
 pub use replies::{
@@ -50,6 +51,7 @@ const CONNECTIONS: usize = 2;
 /// A client of one registry. Cheap to share by reference or in an `Arc`; all methods take `&self`.
 pub struct RegistryClient {
     addr: String,
+    tls: Option<ClientTls>,
     signer: Option<Signer>,
     node: AtomicU32,
     slots: Semaphore,
@@ -87,9 +89,16 @@ impl RegistryClient {
         Self { slots: Semaphore::new(count.max(1)), ..self }
     }
 
+    /// The same client over TLS. To be called before the first request.
+    #[must_use]
+    pub fn tls(self, tls: Option<ClientTls>) -> Self {
+        Self { tls, ..self }
+    }
+
     fn with(addr: String, signer: Option<Signer>, connections: usize) -> Self {
         Self {
             addr,
+            tls: None,
             signer,
             node: AtomicU32::new(0),
             slots: Semaphore::new(connections),
@@ -181,7 +190,7 @@ impl RegistryClient {
         let _slot = self.slots.acquire().await.map_err(|_| RegistryError::Closed)?;
         let connection = match self.take_idle() {
             Some(connection) => Some(connection),
-            None => Connection::dial(&self.addr).await.ok(),
+            None => Connection::dial(&self.addr, self.tls.as_ref()).await.ok(),
         };
         if let Some(connection) = connection
             && let Ok((connection, answer)) = connection.exchange(message).await
@@ -200,8 +209,12 @@ impl RegistryClient {
         for _ in 0..RECONNECT_ATTEMPTS {
             tokio::time::sleep(wait).await;
             wait = (2 * wait).min(RECONNECT_MAX);
-            match Connection::dial(&self.addr).await {
+            match Connection::dial(&self.addr, self.tls.as_ref()).await {
                 Ok(connection) => return Ok(connection),
+                // Another certificate than the pinned one: waiting does not change it.
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    return Err(ReconnectError { attempts: RECONNECT_ATTEMPTS, cause: e });
+                }
                 Err(e) => cause = e,
             }
         }

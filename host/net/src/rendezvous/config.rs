@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use pilot_rendezvous::{BeaconSettings, Settings};
 
+use crate::tls::ServerTls;
+
 /// Configuration of a [`RendezvousServer`](super::RendezvousServer).
 #[derive(Clone, Debug)]
 pub struct RendezvousConfig {
@@ -25,6 +27,8 @@ pub struct RendezvousConfig {
     pub beacon: BeaconSettings,
     /// Bounds of the TCP side.
     pub limits: Limits,
+    /// TLS on the registry's port; `None`: in the clear, as most peers expect it.
+    pub tls: Option<ServerTls>,
 }
 
 impl Default for RendezvousConfig {
@@ -38,6 +42,7 @@ impl Default for RendezvousConfig {
             registry: Settings::default(),
             beacon: BeaconSettings::default(),
             limits: Limits::default(),
+            tls: None,
         }
     }
 }

@@ -13,8 +13,7 @@ use pilot_wire::registry::{
     encode_frame, encode_message, unsupported_version_text,
 };
 use serde_json::{Map, Value};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -56,9 +55,7 @@ enum End {
 }
 
 /// Serves one connection to its end, or to the server's: a request that is being worked on is still answered.
-pub(super) async fn serve(stream: TcpStream, source: SocketAddr, shared: &Shared) {
-    // Answers are small and waited for.
-    let _ = stream.set_nodelay(true);
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, source: SocketAddr, shared: &Shared) {
     let mut connection = Connection {
         stream: BufReader::with_capacity(READ_BUFFER, stream),
         source,
@@ -73,8 +70,8 @@ pub(super) async fn serve(stream: TcpStream, source: SocketAddr, shared: &Shared
     }
 }
 
-struct Connection<'a> {
-    stream: BufReader<TcpStream>,
+struct Connection<'a, S> {
+    stream: BufReader<S>,
     source: SocketAddr,
     shared: &'a Shared,
     opened: Instant,
@@ -87,7 +84,7 @@ struct Body {
     _memory: Option<OwnedSemaphorePermit>,
 }
 
-impl Connection<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     async fn run(&mut self) -> Result<(), End> {
         let head = patiently(self.shared, self.head()).await?;
         match Mode::detect(head) {
@@ -212,7 +209,12 @@ impl Connection<'_> {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
-        timeout(self.shared.limits.write, self.stream.write_all(bytes)).await.map_err(|_| End::Stuck)??;
+        let written = async {
+            self.stream.write_all(bytes).await?;
+            // TLS keeps what was not asked to be sent.
+            self.stream.flush().await
+        };
+        timeout(self.shared.limits.write, written).await.map_err(|_| End::Stuck)??;
         Ok(())
     }
 }

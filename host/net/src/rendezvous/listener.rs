@@ -1,11 +1,13 @@
 //! Accepting connections of the registry: how many, how fast, and what to do when the system refuses.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,6 +17,8 @@ use super::desk::Desk;
 
 /// How long after the start new connections are throttled.
 const THROTTLED: Duration = Duration::from_secs(60);
+/// Longest a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Waiting time per accept error in a row, and the most there is.
 const ERROR_WAIT: Duration = Duration::from_millis(100);
 const ERROR_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -52,7 +56,7 @@ impl Shared {
 
 /// Accepts until the server stops. An error of the system (no more file descriptors, mostly) makes it wait and try again;
 /// it never gives up, unlike the Go peer, which stops listening after ten errors in a row.
-pub(super) async fn run(listener: TcpListener, shared: Shared) {
+pub(super) async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Shared) {
     let started = Instant::now();
     let mut errors = 0;
     let mut second = (started, 0);
@@ -74,8 +78,14 @@ pub(super) async fn run(listener: TcpListener, shared: Shared) {
         match shared.connections.clone().try_acquire_owned() {
             Ok(place) => {
                 let own = shared.clone();
+                let tls = tls.clone();
                 shared.tasks.spawn(async move {
-                    connection::serve(stream, source, &own).await;
+                    // Answers are small and waited for.
+                    let _ = stream.set_nodelay(true);
+                    match tls {
+                        None => connection::serve(stream, source, &own).await,
+                        Some(tls) => serve_tls(&tls, stream, source, &own).await,
+                    }
                     drop(place);
                 });
             }
@@ -85,6 +95,19 @@ pub(super) async fn run(listener: TcpListener, shared: Shared) {
         if started.elapsed() < THROTTLED {
             second = throttle(&shared, second).await;
         }
+    }
+}
+
+/// One connection inside TLS; a client that does not finish the handshake in time is let go.
+async fn serve_tls(tls: &TlsAcceptor, stream: TcpStream, source: SocketAddr, shared: &Shared) {
+    let handshake = tokio::select! {
+        () = shared.stop.cancelled() => return,
+        handshake = timeout(HANDSHAKE, tls.accept(stream)) => handshake,
+    };
+    match handshake {
+        Ok(Ok(stream)) => connection::serve(stream, source, shared).await,
+        Ok(Err(e)) => tracing::debug!(%source, error = %e, "rendezvous: TLS handshake failed"),
+        Err(_) => tracing::debug!(%source, "rendezvous: TLS handshake not finished in {HANDSHAKE:?}"),
     }
 }
 

@@ -51,6 +51,7 @@ pub struct RendezvousServer {
     committer: Option<Committer>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    fingerprint: Option<String>,
 }
 
 impl RendezvousServer {
@@ -88,6 +89,7 @@ impl RendezvousServer {
             .local_addr()
             .map_err(|cause| BindError::Registry { addr: config.registry_addr, cause })?;
 
+        let fingerprint = config.tls.as_ref().map(|tls| tls.fingerprint().to_owned());
         let mut settings = config.registry;
         if config.admin_token.is_some() {
             settings.admin_token = config.admin_token;
@@ -108,11 +110,11 @@ impl RendezvousServer {
 
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let shared = listener::Shared::new(desk.clone(), config.limits, tasks.clone(), stop.clone());
-        tasks.spawn(listener::run(listener, shared));
+        tasks.spawn(listener::run(listener, config.tls.map(|t| t.acceptor()), shared));
         tasks.spawn(beacon::run(socket, config.beacon, desk.clone(), notices, stop.clone()));
         tasks.spawn(clerk(desk.clone(), stop.clone()));
         tasks.close();
-        Ok(Self { registry_addr, beacon_addr, desk, committer, tasks, stop })
+        Ok(Self { registry_addr, beacon_addr, desk, committer, tasks, stop, fingerprint })
     }
 
     /// Where the registry listens.
@@ -123,6 +125,11 @@ impl RendezvousServer {
     /// Where the beacon listens.
     pub fn beacon_addr(&self) -> SocketAddr {
         self.beacon_addr
+    }
+
+    /// The fingerprint of the registry's certificate, when it speaks TLS.
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.fingerprint.as_deref()
     }
 
     /// How many nodes are in the directory.

@@ -137,6 +137,12 @@ pub(super) fn parse(origin: &str, text: &str, over: &Overrides) -> Result<Config
     Merger { source, over }.config(raw)
 }
 
+/// A path that may be left out; an empty one is left out.
+fn optional_path(over: &Option<PathBuf>, file: Field<String>) -> Option<PathBuf> {
+    let written = || file.map(Spanned::into_inner).filter(|path| !path.is_empty()).map(|path| expand(&path));
+    over.clone().or_else(written)
+}
+
 /// A value and where it came from, for messages.
 pub(super) struct Given<T> {
     pub(super) value: T,
@@ -198,10 +204,7 @@ impl Merger<'_> {
         let at = |flag, over: &Option<String>, file, default: &str| {
             self.pick(flag, over, file, default.to_owned())
         };
-        let data_dir = over
-            .rendezvous_data_dir
-            .clone()
-            .or_else(|| r.data_dir.map(Spanned::into_inner).filter(|d| !d.is_empty()).map(|d| expand(&d)));
+        let data_dir = optional_path(&over.rendezvous_data_dir, r.data_dir);
         let rendezvous = RendezvousSettings {
             tls: self.rendezvous_tls(r.tls, r.tls_cert, r.tls_key)?,
             registry: self.socket_addr(
@@ -238,23 +241,21 @@ impl Merger<'_> {
     /// A fingerprint or a file of roots switches TLS on; without either one there would be nobody to believe.
     fn registry_tls(&self, pin: Field<String>, ca_file: Field<String>) -> Result<RegistryTls, ConfigError> {
         let pin = self.pick("--registry-fingerprint", &self.over.registry_fingerprint, pin, String::new());
-        let none = PathBuf::new();
-        let ca_file =
-            self.path("registry.ca_file", "--registry-ca", &self.over.registry_ca_file, ca_file, none)?;
-        match (pin.value.is_empty(), ca_file.as_os_str().is_empty()) {
-            (true, true) => Ok(RegistryTls::Off),
-            (true, false) => Ok(RegistryTls::CaFile(ca_file)),
-            (false, true) if pin.value.len() == 64 && pin.value.bytes().all(|b| b.is_ascii_hexdigit()) => {
+        let ca_file = optional_path(&self.over.registry_ca_file, ca_file);
+        match (pin.value.is_empty(), ca_file) {
+            (true, None) => Ok(RegistryTls::Off),
+            (true, Some(path)) => Ok(RegistryTls::CaFile(path)),
+            (false, None) if pin.value.len() == 64 && pin.value.bytes().all(|b| b.is_ascii_hexdigit()) => {
                 Ok(RegistryTls::Pinned(pin.value.to_ascii_lowercase()))
             }
-            (false, true) => {
+            (false, None) => {
                 let text = format!(
                     "{:?} is no fingerprint; give the 64 hexadecimal digits that the rendezvous prints when it starts",
                     pin.value
                 );
                 Err(self.bad(&pin, "registry.fingerprint", text))
             }
-            (false, false) => {
+            (false, Some(_)) => {
                 let text =
                     "give either fingerprint or ca_file: one certificate, or whom its issuer vouches for";
                 Err(self.bad(&pin, "registry.fingerprint", text.to_owned()))
@@ -270,13 +271,12 @@ impl Merger<'_> {
     ) -> Result<RendezvousTls, ConfigError> {
         let over = self.over;
         let on = self.pick("--tls", &over.rendezvous_tls, tls, false);
-        let path = |name, flag, over, file| self.path(name, flag, over, file, PathBuf::new());
-        let certificate = path("rendezvous.tls_cert", "--tls-cert", &over.rendezvous_tls_cert, certificate)?;
-        let key = path("rendezvous.tls_key", "--tls-key", &over.rendezvous_tls_key, key)?;
-        match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
-            (false, false) => Ok(RendezvousTls::Files { certificate, key }),
-            (true, true) if on.value => Ok(RendezvousTls::SelfSigned),
-            (true, true) => Ok(RendezvousTls::Off),
+        let certificate = optional_path(&over.rendezvous_tls_cert, certificate);
+        let key = optional_path(&over.rendezvous_tls_key, key);
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(RendezvousTls::Files { certificate, key }),
+            (None, None) if on.value => Ok(RendezvousTls::SelfSigned),
+            (None, None) => Ok(RendezvousTls::Off),
             _ => {
                 let text = "a certificate needs its key: give tls_cert and tls_key, or neither for a certificate of its own";
                 Err(self.bad(&on, "rendezvous.tls_cert", text.to_owned()))

@@ -160,7 +160,9 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn reported(&self, op: &str, message: &str) {
+    /// Notes a fault that the plugin reported: from the border, or from whoever stands in for a plugin that runs in
+    /// another process.
+    pub fn reported(&self, op: &str, message: &str) {
         self.note(op, message, FaultSource::Plugin);
     }
 }

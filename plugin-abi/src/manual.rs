@@ -196,9 +196,28 @@
 //! | a thread made otherwise | ends there; only the log knows |
 //! | `Drop` of an object that the host held | contained and logged |
 //!
-//! Every panic is logged with its place. Not containable: `abort`, `exit`, stack overflow, a crash, and a build with
+//! Every panic is logged with its place. Not containable in the host's own process: `abort`, `exit`, stack overflow, a crash, and a build with
 //! `panic = "abort"`, which is why such a build is refused. For faults that you handle yourself there is
 //! [`report_fault`](crate::Daemon::report_fault); the host counts them, and tells the bus at the third.
+//!
+//! ## In a process of its own
+//!
+//! An operator may run any plugin in a child process of the host: `isolation = "process"` in `[plugins.settings.NAME]`. The
+//! same file runs there and sees the same daemon; nothing has to be built for it. What differs:
+//!
+//! | | in-process | process |
+//! |---|---|---|
+//! | a call, either way | some nanoseconds | a round trip over a socket, some tens of microseconds |
+//! | `abort`, `exit`, a crash, stack overflow | end the host | end the child; streams and ports are closed, a new child starts with `init` |
+//! | a panic at the border | the instance has failed | the child is ended and started again |
+//! | a gate or trust check that does not answer | holds up who asked | "no" after a second; the child is ended after six |
+//! | `shutdown` that misses its deadline | left behind | ended |
+//! | futures of [`spawn`](crate::Daemon::spawn) | on the host's runtime | on two threads of the child |
+//! | standard output and error | the host's | lines in the plugin's log |
+//! | environment variables | the host's | only time zone, language, certificates, backtraces, `TMPDIR` |
+//!
+//! A plugin that keeps its state on disk and reads it in `init` survives all of it. An `init` that returns an error stops
+//! the start of the host as ever; one that crashes does not, and is tried again.
 //!
 //! # 7. Logs, configuration, state
 //!

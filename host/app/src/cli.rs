@@ -37,6 +37,9 @@ pub enum Command {
     /// For authors and operators of plugins: make, look at, check and sign them.
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// The process of an isolated plugin; started by `run`, never by hand.
+    #[command(hide = true)]
+    PluginChild,
     /// Print shell completions.
     Completions {
         /// For which shell.

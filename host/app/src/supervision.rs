@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pilot_loader::{
-    ChangeError, FIRST_PARTY, Isolation, IsolationPolicy, Loaded, LoaderConfig, PluginHost, PluginInfo,
-    PluginState, Probe,
+    ChangeError, Children, FIRST_PARTY, Isolation, IsolationPolicy, Loaded, LoaderConfig, PluginHost,
+    PluginInfo, PluginState, Probe,
 };
 use plugin_abi::Daemon;
 use serde_json::{Map, Value, json};
@@ -32,6 +32,7 @@ pub fn loader_config(core: &Core) -> LoaderConfig {
             let memory = core.config.node.state_dir.join("plugins.probed.json");
             Probe::with_this_program(&PROBE, Some(memory))
         }),
+        children: Children { by_name: p.children(), ..Children::default() },
         max_mapped_copies: p.max_mapped_copies,
         ledger: core.plugins.ledger().clone(),
         ..LoaderConfig::default()
@@ -151,6 +152,8 @@ pub fn row(core: &Core, p: &PluginInfo) -> Value {
         "healthy": panics < face::UNHEALTHY,
         "starts": p.starts,
         "isolation": p.isolation.as_str(),
+        "pid": p.child.as_ref().and_then(|c| c.pid),
+        "process_restarts": p.child.as_ref().map(|c| c.restarts),
         "trust": p.trust.to_string(),
         "path": p.path.display().to_string(),
         "sha256": p.sha256,
@@ -168,6 +171,10 @@ fn detailed(core: &Core, loaded: &Loaded, p: &PluginInfo) -> Value {
         .map(|e| json!({ "unix_ms": e.at_ms, "kind": e.kind.as_str(), "op": e.op, "text": e.text }));
     let (mapped, most) = loaded.mapped_copies();
     out["recent_faults"] = recent.collect();
+    if let Some(child) = &p.child {
+        out["late_calls"] = child.late_calls.into();
+        out["refused_without_process"] = child.refused_calls.into();
+    }
     out["rustc"] = p.rustc.as_str().into();
     out["first_party"] = FIRST_PARTY.contains(&p.name.as_str()).into();
     out["mapped_copies"] = mapped.into();

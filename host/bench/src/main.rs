@@ -36,6 +36,9 @@ enum Suite {
     Registry(RegistryArgs),
     /// What a call costs across the border of a plugin file, beside plain `dyn` in the same process.
     Abi(AbiArgs),
+    /// The process of an isolated plugin, for the suite `abi`.
+    #[command(hide = true)]
+    PluginChild,
     /// One of the processes that a suite starts.
     #[command(hide = true)]
     Role {
@@ -122,9 +125,14 @@ enum Role {
     Rendezvous,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Cli::parse().suite).await {
+fn main() -> ExitCode {
+    let suite = Cli::parse().suite;
+    if matches!(suite, Suite::PluginChild) {
+        // Before a runtime opens anything: a child closes what it did not ask for.
+        eprintln!("bench: {}", pilot_loader::child::child_main());
+        return ExitCode::FAILURE;
+    }
+    match start(suite) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("bench: {e:#}");
@@ -133,8 +141,14 @@ async fn main() -> ExitCode {
     }
 }
 
+#[tokio::main]
+async fn start(suite: Suite) -> anyhow::Result<()> {
+    run(suite).await
+}
+
 async fn run(suite: Suite) -> anyhow::Result<()> {
     match suite {
+        Suite::PluginChild => anyhow::bail!("a child is not started from here"),
         Suite::Net(args) => {
             let settings = net::Settings {
                 only: args.only,

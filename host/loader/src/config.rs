@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use plugin_abi::Daemon;
 
+use crate::child::{ChildLimits, Program};
 use crate::info::{PluginInfo, PluginState};
 use crate::ledger::Ledger;
 use crate::open::OpenVia;
@@ -67,6 +68,25 @@ impl IsolationPolicy {
     }
 }
 
+/// How plugins with a process of their own are run.
+#[derive(Clone, Debug, Default)]
+pub struct Children {
+    /// What becomes the child; `None`: the running program with the subcommand `plugin-child`.
+    pub program: Option<Program>,
+    /// Limits. Those of `init` and of the number of crashes are not used: the init timeout and the ledger's limits stand
+    /// for them.
+    pub limits: ChildLimits,
+    /// Other limits for single plugins.
+    pub by_name: BTreeMap<String, ChildLimits>,
+}
+
+impl Children {
+    /// The limits of the plugin `name`.
+    pub fn limits_of(&self, name: &str) -> &ChildLimits {
+        self.by_name.get(name).unwrap_or(&self.limits)
+    }
+}
+
 /// Where plugins are and how long they may take.
 #[derive(Clone, Debug)]
 pub struct LoaderConfig {
@@ -90,6 +110,8 @@ pub struct LoaderConfig {
     pub probe: Option<Probe>,
     /// Where each plugin runs.
     pub isolation: IsolationPolicy,
+    /// How plugins with a process of their own are run.
+    pub children: Children,
     /// Libraries that this process maps at most. Code is never unmapped, so each reload in-process maps one more (about
     /// a megabyte each); a reload beyond this is refused until the host is restarted.
     pub max_mapped_copies: usize,
@@ -111,6 +133,7 @@ impl Default for LoaderConfig {
             open_via: OpenVia::default(),
             probe: None,
             isolation: IsolationPolicy::default(),
+            children: Children::default(),
             max_mapped_copies: 1200,
             ledger: Arc::default(),
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::child::ChildStatus;
 use crate::config::Isolation;
 use crate::inspect::Inspection;
 use crate::ledger::Counters;
@@ -17,6 +18,8 @@ pub enum PluginState {
     Running,
     /// Its old instance is being shut down, or its new one started.
     Reloading,
+    /// Its process crashed and is being started again. The text is the last crash.
+    Restarting(String),
     /// Panicked at the border and is not called any more, or could not be started. The text says which and why.
     Failed(String),
     /// Too many faults; not started until that is lifted. The text is the ledger's reason.
@@ -30,12 +33,13 @@ pub enum PluginState {
 }
 
 impl PluginState {
-    /// One word: `starting`, `running`, `reloading`, `failed`, `quarantined`, `stopped`, `error`, `stuck`.
+    /// One word: `starting`, `running`, `reloading`, `restarting`, `failed`, `quarantined`, `stopped`, `error`, `stuck`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             PluginState::Starting => "starting",
             PluginState::Running => "running",
             PluginState::Reloading => "reloading",
+            PluginState::Restarting(_) => "restarting",
             PluginState::Failed(_) => "failed",
             PluginState::Quarantined(_) => "quarantined",
             PluginState::Stopped => "stopped",
@@ -47,9 +51,10 @@ impl PluginState {
     /// Why, where there is a why.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            PluginState::Failed(why) | PluginState::Quarantined(why) | PluginState::StoppedWithError(why) => {
-                Some(why)
-            }
+            PluginState::Restarting(why)
+            | PluginState::Failed(why)
+            | PluginState::Quarantined(why)
+            | PluginState::StoppedWithError(why) => Some(why),
             PluginState::Stuck => Some("shutdown missed its deadline"),
             PluginState::Starting | PluginState::Running | PluginState::Reloading | PluginState::Stopped => {
                 None
@@ -77,6 +82,8 @@ pub struct PluginInfo {
     pub rustc: String,
     /// Where it runs.
     pub isolation: Isolation,
+    /// Its process, where it has one: the number while it runs, crashes and restarts of this instance.
+    pub child: Option<ChildStatus>,
     /// How it is.
     pub state: PluginState,
     /// Panics of the present instance: caught at the border, or reported by the plugin itself.
@@ -100,6 +107,7 @@ impl PluginInfo {
             treaty: (header.abi_major, header.abi_minor),
             rustc: header.rustc,
             isolation,
+            child: None,
             state: PluginState::Stopped,
             faults: 0,
             counters: Counters::default(),
@@ -118,6 +126,7 @@ impl PluginInfo {
             treaty: (plugin_abi::abi::ABI_MAJOR, plugin_abi::abi::ABI_MINOR),
             rustc: String::new(),
             isolation: Isolation::InProcess,
+            child: None,
             state: PluginState::Stopped,
             faults: 0,
             counters: Counters::default(),

@@ -8,6 +8,7 @@ use plugin_abi::host::{Supervisor, contain};
 use plugin_abi::registry::Factory;
 use plugin_abi::{Error, Plugin, Result};
 
+use crate::child::{AfterCrash, ChildPlugin, ChildSpec, ChildWatch, Crash, Program};
 use crate::config::{Isolation, LoaderConfig};
 use crate::info::PluginInfo;
 use crate::inspect::Inspection;
@@ -21,7 +22,6 @@ pub(crate) enum Image {
     /// Mapped into this process.
     Mapped(Opened),
     /// Judged bytes that only a child process opens.
-    #[expect(dead_code, reason = "read by the process proxy")]
     ForChild(PluginFile),
     /// Linked into the host's program.
     Linked(Factory),
@@ -65,30 +65,102 @@ impl Version {
 
 /// What every instance gets from the host besides its daemon handle.
 pub(crate) struct Making<'a> {
-    /// Handed to the constructor.
-    pub(crate) host_version: &'a str,
-    /// What each `init` gets; a child must be up within it.
-    #[expect(dead_code, reason = "read by the process proxy")]
-    pub(crate) init_timeout: Duration,
+    /// The host's settings.
+    pub(crate) config: &'a LoaderConfig,
     /// Remembers whether this instance panicked.
     pub(crate) supervisor: Arc<Supervisor>,
-    /// Where faults are noted.
-    #[expect(dead_code, reason = "read by the process proxy")]
-    pub(crate) ledger: Arc<Ledger>,
+}
+
+/// A fresh instance.
+pub(crate) struct Made {
+    pub(crate) plugin: Box<dyn Plugin>,
+    /// The same once more, where it is a process: for looking at it.
+    pub(crate) child: Option<Arc<ChildPlugin>>,
+}
+
+impl From<Box<dyn Plugin>> for Made {
+    fn from(plugin: Box<dyn Plugin>) -> Self {
+        Made { plugin, child: None }
+    }
 }
 
 /// Makes a fresh instance of `version`. Runs the plugin's constructor, nothing else of it.
 ///
 /// # Errors
 /// The constructor's error, [`Panicked`](plugin_abi::ErrorKind::Panicked), or that no child could be started.
-pub(crate) fn make_instance(version: &Version, making: &Making<'_>) -> Result<Box<dyn Plugin>> {
+pub(crate) fn make_instance(version: &Version, making: &Making<'_>) -> Result<Made> {
     match &version.image {
-        Image::Mapped(opened) => opened.module.create(making.host_version, Arc::clone(&making.supervisor)),
+        Image::Mapped(opened) => {
+            let made = opened.module.create(&making.config.host_version, Arc::clone(&making.supervisor))?;
+            Ok(made.into())
+        }
         Image::Linked(factory) => match factory()? {
-            Some(plugin) => Ok(contain(plugin.into(), Arc::clone(&making.supervisor))),
+            Some(plugin) => Ok(contain(plugin.into(), Arc::clone(&making.supervisor)).into()),
             None => Err(Error::other("factory returned nil")),
         },
-        Image::ForChild(_) => Err(Error::unsupported("this host has no child processes for plugins")),
+        Image::ForChild(file) => {
+            let child = Arc::new(start_child(&version.info.name, file, making)?);
+            Ok(Made { plugin: Box::new(Arc::clone(&child)), child: Some(child) })
+        }
+    }
+}
+
+fn start_child(name: &str, file: &PluginFile, making: &Making<'_>) -> Result<ChildPlugin> {
+    let config = making.config;
+    let children = &config.children;
+    let program = match &children.program {
+        Some(program) => program.clone(),
+        None => Program::own()?,
+    };
+    let mut limits = children.limits_of(name).clone();
+    // Before the set's own patience ends, so that a child that hangs in `init` is ended and counted as crashed.
+    limits.init = config.init_timeout - (config.init_timeout / 10).min(Duration::from_millis(500));
+    // The ledger decides, because its memory is longer than this process's.
+    limits.restarts.quarantine = 0;
+    let spec = ChildSpec {
+        name: name.to_owned(),
+        path: file.path.clone(),
+        program,
+        open_via: config.open_via.clone(),
+        host_version: config.host_version.clone(),
+        limits,
+    };
+    let watch = LedgerWatch {
+        plugin: name.to_owned(),
+        supervisor: Arc::clone(&making.supervisor),
+        ledger: Arc::clone(&config.ledger),
+    };
+    ChildPlugin::create(spec, &file.bytes, Arc::new(watch))
+}
+
+/// Enters what happens to a child in the books, and lets them decide whether it is started again.
+struct LedgerWatch {
+    plugin: String,
+    supervisor: Arc<Supervisor>,
+    ledger: Arc<Ledger>,
+}
+
+impl ChildWatch for LedgerWatch {
+    fn started(&self, pid: u32) {
+        tracing::info!(plugin = self.plugin, pid, "plugin process runs");
+    }
+
+    fn fault(&self, op: &str, message: &str) {
+        self.supervisor.reported(op, message);
+    }
+
+    fn late(&self, calls: u64) {
+        let text = format!("{calls} calls were not answered in time");
+        self.ledger.note_many(&self.plugin, Kind::Overrun, calls, "call", &text);
+    }
+
+    fn crashed(&self, crash: &Crash, planned: AfterCrash) -> AfterCrash {
+        // A panic was noted as one already.
+        if !crash.panicked {
+            self.ledger.note(&self.plugin, Kind::Crash, "process", &crash.to_string());
+        }
+        // Then the set is stopping it, or did not start it because of faults before.
+        if self.ledger.quarantined(&self.plugin).is_some() { AfterCrash::Quarantine } else { planned }
     }
 }
 

@@ -26,7 +26,7 @@ pub mod scan;
 mod set;
 pub mod trust;
 
-pub use config::{FIRST_PARTY, Isolation, IsolationPolicy, LoaderConfig, PluginHost};
+pub use config::{Children, FIRST_PARTY, Isolation, IsolationPolicy, LoaderConfig, PluginHost};
 pub use info::{PluginInfo, PluginState};
 pub use ledger::Ledger;
 pub use load::{LoadError, Loader};

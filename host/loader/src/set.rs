@@ -19,6 +19,7 @@ use plugin_abi::{Daemon, Error, ErrorKind, Plugin};
 
 pub use change::ChangeError;
 
+use crate::child::{ChildPlugin, ChildState, ChildStatus};
 use crate::config::{LoaderConfig, PluginHost};
 use crate::info::{PluginInfo, PluginState};
 use crate::instance::{Making, Version, make_instance, supervisor};
@@ -29,6 +30,8 @@ use crate::open;
 struct Live {
     plugin: Arc<dyn Plugin>,
     supervisor: Arc<Supervisor>,
+    /// The plugin once more, where it is a process.
+    child: Option<Arc<ChildPlugin>>,
     /// The strong reference that the supervisor's weak one needs.
     _daemon: Option<Arc<dyn Daemon>>,
 }
@@ -48,6 +51,7 @@ struct Now {
 #[derive(Default)]
 struct Birth {
     supervisor: Option<Arc<Supervisor>>,
+    child: Option<Arc<ChildPlugin>>,
     daemon: Option<Arc<dyn Daemon>>,
 }
 
@@ -99,12 +103,26 @@ impl Slot {
         let now = lock(&self.now);
         let supervisor = now.live.as_ref().map(|l| &l.supervisor);
         let failed = supervisor.and_then(|s| s.failure()).map(|why| PluginState::Failed(why.to_owned()));
-        let state = match &now.state {
-            PluginState::Running => failed.unwrap_or(PluginState::Running),
-            other => other.clone(),
+        let child = now.live.as_ref().and_then(|l| l.child.as_ref()).map(|c| c.status());
+        let state = match (&now.state, &child) {
+            (PluginState::Running, Some(child)) => child_state(child),
+            (PluginState::Running, None) => failed.unwrap_or(PluginState::Running),
+            (other, _) => other.clone(),
         };
         let faults = supervisor.map_or(0, |s| s.faults());
-        PluginInfo { state, faults, counters, starts: now.starts, ..now.info.clone() }
+        PluginInfo { child, state, faults, counters, starts: now.starts, ..now.info.clone() }
+    }
+}
+
+/// How a plugin is whose instance is in use and lives in a process.
+fn child_state(child: &ChildStatus) -> PluginState {
+    let last = || child.last.last().map(ToString::to_string).unwrap_or_default();
+    match &child.state {
+        ChildState::Starting | ChildState::Pausing => PluginState::Restarting(last()),
+        // Until the set has stopped it.
+        ChildState::Quarantined => PluginState::Quarantined(last()),
+        ChildState::Failed(why) => PluginState::Failed(why.clone()),
+        ChildState::Running | ChildState::Stopped => PluginState::Running,
     }
 }
 
@@ -168,13 +186,9 @@ impl Set {
     fn make(&self, slot: &Slot, version: &Version) -> plugin_abi::Result<Box<dyn Plugin>> {
         let supervisor = supervisor(&slot.name, self.ledger());
         lock(&slot.birth).supervisor = Some(Arc::clone(&supervisor));
-        let making = Making {
-            host_version: &self.config.host_version,
-            init_timeout: self.config.init_timeout,
-            supervisor,
-            ledger: Arc::clone(self.ledger()),
-        };
-        make_instance(version, &making)
+        let made = make_instance(version, &Making { config: &self.config, supervisor })?;
+        lock(&slot.birth).child = made.child;
+        Ok(made.plugin)
     }
 
     /// The daemon handle of the instance that is being started; its faults are reported there from now on.
@@ -198,7 +212,7 @@ impl Set {
         // Present whenever an instance was made; a set without one would only lose its fault reports.
         let supervisor = birth.supervisor.unwrap_or_else(|| supervisor(&slot.name, self.ledger()));
         let mut now = lock(&slot.now);
-        now.live = Some(Live { plugin, supervisor, _daemon: birth.daemon });
+        now.live = Some(Live { plugin, supervisor, child: birth.child, _daemon: birth.daemon });
         now.state = PluginState::Running;
         now.starts += 1;
         drop(now);
@@ -221,6 +235,9 @@ impl Set {
             let state = lock(&slot.now).state.clone();
             if matches!(state, PluginState::Quarantined(_)) {
                 self.host.ended(&slot.name, &state);
+            } else if let Some(why) = self.ledger().quarantined(&slot.name) {
+                // Its process used up its chances while others were still in their `init`.
+                self.enforce_quarantine(&slot.name, &why.reason);
             }
         }
         Loaded { set: self }

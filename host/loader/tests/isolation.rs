@@ -8,14 +8,15 @@ mod rack;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pilot_loader::OpenVia;
 use pilot_loader::child::{
     AfterCrash, ChildLimits, ChildPlugin, ChildSpec, ChildState, ChildStatus, ChildWatch, Crash, Program,
     Restarts, child_main,
 };
+use pilot_loader::ledger::{Kind, Limits};
+use pilot_loader::{Children, Isolation, Ledger, OpenVia, PluginInfo, PluginState};
 use plugin_abi::test_kit::{FakeDaemon, stream_pair};
 use plugin_abi::{Addr, ConnectionInfo, Daemon, Direction, Error, ErrorKind, Plugin, PolicyEvent, PortGate};
-use rack::library;
+use rack::{Rack, library};
 use serde_json::{Map, Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -271,6 +272,29 @@ fn a_stream_carries_some_mebibytes_both_ways() {
 }
 
 #[test]
+fn a_call_is_a_round_trip() {
+    let daemon = FakeDaemon::new(std::env::temp_dir());
+    let plugin = ChildPlugin::start_file(program(), &library("isolated"), daemon.clone()).unwrap();
+    let policies = daemon.policy_manager().unwrap();
+    policies.start(7, "{}").unwrap();
+    let runner = policies.get(7).unwrap();
+    let median = |gate: &PortGate| {
+        let mut times: Vec<_> = (0..2000)
+            .map(|_| {
+                let start = Instant::now();
+                assert!(runner.evaluate_port_gate(gate));
+                start.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let (plain, asking) = (median(&gate(80, 1)), median(&gate(3, daemon.node_id())));
+    println!("gate in a child: median {plain:?}; one that asks node_id: {asking:?}");
+    plugin.shutdown(PATIENCE).unwrap();
+}
+
+#[test]
 fn every_way_to_die_ends_the_process_alone() {
     let bench = Bench::new(json!({}), limits()).unwrap();
     let other = Bench::new(json!({}), limits()).unwrap();
@@ -457,6 +481,16 @@ fn a_process_inherits_nothing_and_ends_with_its_host() {
 }
 
 #[test]
+fn memory_is_limited_on_demand() {
+    let bench = Bench::new(json!({}), ChildLimits { address_space: Some(4 << 30), ..limits() }).unwrap();
+    bench.echo_works();
+    bench.daemon.publish("test.do.eat", None);
+    assert_eq!(bench.crash(1), "killed by SIGABRT");
+    bench.echo_works();
+    bench.stop();
+}
+
+#[test]
 fn a_hundred_crashes() {
     let limits = ChildLimits { restarts: Restarts { quarantine: 100, ..limits().restarts }, ..limits() };
     let bench = Bench::new(json!({}), limits).unwrap();
@@ -499,4 +533,58 @@ fn a_hundred_crashes() {
     neighbour.close();
     other.stop();
     bench.stop();
+}
+
+#[test]
+fn the_set_keeps_the_books_of_a_process_and_quarantines_it() {
+    let limits = Limits { quarantine_after: 3, ..Limits::default() };
+    let rack = Rack::new().put("isolated", "isolated.so").put("good", "good.so").configure(|config| {
+        config.isolation.by_name.insert("isolated".into(), Isolation::Process);
+        config.children =
+            Children { program: Some(program()), limits: self::limits(), ..Children::default() };
+        config.ledger = Arc::new(Ledger::in_memory(limits));
+        config.init_timeout = PATIENCE;
+    });
+    let loaded = rack.load().unwrap();
+    let info = || loaded.plugin("isolated").unwrap();
+    let wait = |what: &str, condition: &dyn Fn(&PluginInfo) -> bool| {
+        let end = Instant::now() + PATIENCE;
+        while !condition(&info()) {
+            assert!(Instant::now() < end, "not {what}: {:?}", info());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    };
+    let pid = || info().child.and_then(|c| c.pid);
+    assert_eq!((info().isolation, info().state), (Isolation::Process, PluginState::Running));
+    assert_ne!(pid().unwrap(), std::process::id());
+    assert_eq!(loaded.plugin("good").unwrap().child, None);
+
+    for crashes in 1..=3 {
+        rack.daemon("isolated").publish("test.do.segv", None);
+        wait("crashed", &|i| i.counters.crashes == crashes);
+        if crashes < 3 {
+            wait("restarted", &|i| i.state == PluginState::Running);
+        }
+    }
+    wait("quarantined", &|i| matches!(i.state, PluginState::Quarantined(_)) && i.child.is_none());
+    let recent = loaded.ledger().recent("isolated");
+    assert!(
+        recent.iter().all(|e| e.kind == Kind::Crash && e.text.contains("killed by SIGSEGV")),
+        "{recent:?}"
+    );
+    assert_eq!(loaded.plugin("good").unwrap().state, PluginState::Running);
+    assert_eq!(loaded.start("isolated").unwrap_err().code(), "quarantined");
+    loaded.lift("isolated").unwrap();
+    loaded.start("isolated").unwrap();
+    assert_eq!((info().state, info().starts, info().counters.crashes), (PluginState::Running, 2, 3));
+    let before = pid();
+    loaded.reload("isolated").unwrap();
+    assert!(pid().is_some() && pid() != before);
+    // A panic is a panic, and ends the process as well.
+    assert_eq!(rack.daemon("isolated").trust_checker().unwrap().is_trusted(670), None);
+    wait("restarted", &|i| i.child.as_ref().is_some_and(|c| c.restarts == 1 && c.pid.is_some()));
+    wait("running", &|i| i.state == PluginState::Running);
+    assert_eq!((info().counters.panics, info().counters.crashes, info().faults), (1, 3, 1));
+    loaded.shutdown(PATIENCE).into_result().unwrap();
+    assert_eq!(info().state, PluginState::Stopped);
 }

@@ -27,6 +27,10 @@ fn main() -> ExitCode {
             }
         }
         Command::Plugin(command) => plugin_cmd::run(&command),
+        Command::PluginChild => {
+            eprintln!("error: {}", pilot_loader::child::child_main());
+            ExitCode::FAILURE
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "pilot-host", &mut std::io::stdout());
             ExitCode::SUCCESS

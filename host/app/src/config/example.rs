@@ -98,6 +98,17 @@ pub fn example_toml() -> &'static str {
 # Default: in-process for dataexchange, handshake, policy, webhook and for signed or allow-listed files.
 #isolation = "in-process"
 
+# For isolation = "process". After the decision timeout a gate says no, after the call timeout any other call is an error;
+# a process that has not answered five seconds later is stuck and is ended. After a crash it is started again after a
+# pause that doubles with each crash in a row, until quarantine_after. address_space in MiB limits its memory; threads
+# reserve much of it, so give 1024 or more.
+[plugins.settings.example.process]
+#decision_timeout = "1s"
+#call_timeout = "1m"
+#restart_pause = "100ms"
+#longest_restart_pause = "30s"
+#address_space = 1024
+
 # What the plugin may ask of the daemon. The four that come with the host may everything unless it is written here; any
 # other plugin has what is shown. A call that is not allowed fails with a text that names the key.
 [plugins.settings.example.capabilities]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pilot_loader::child::{ChildLimits, Restarts};
 use pilot_loader::{FIRST_PARTY, Isolation, TrustMode, TrustPolicy};
 use serde::Deserialize;
 use toml::Spanned;
@@ -45,8 +46,25 @@ pub struct PluginsConfig {
 pub struct PluginSettings {
     /// Where its code runs.
     pub isolation: Option<Isolation>,
+    /// Limits of its process, if it runs in one.
+    pub process: ProcessSettings,
     /// What it may do, key by key.
     pub capabilities: CapabilitySettings,
+}
+
+/// `[plugins.settings.NAME.process]`
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ProcessSettings {
+    /// How long a decision about a packet or a stream may take; then it is a "no".
+    pub decision_timeout: Option<Duration>,
+    /// How long any other call may take; then it is an error.
+    pub call_timeout: Option<Duration>,
+    /// Pause before the first restart after a crash.
+    pub restart_pause: Option<Duration>,
+    /// The longest that the pause grows to.
+    pub longest_restart_pause: Option<Duration>,
+    /// Limit of its address space, MiB.
+    pub address_space: Option<u32>,
 }
 
 /// `[plugins.settings.NAME.capabilities]`
@@ -68,6 +86,26 @@ pub struct CapabilitySettings {
 }
 
 impl PluginsConfig {
+    /// Limits of plugins with a process of their own, where the settings name any.
+    pub fn children(&self) -> BTreeMap<String, ChildLimits> {
+        let limits = |p: &ProcessSettings| {
+            let d = ChildLimits::default();
+            let first = p.restart_pause.unwrap_or(d.restarts.first);
+            ChildLimits {
+                decision: p.decision_timeout.unwrap_or(d.decision),
+                call: p.call_timeout.unwrap_or(d.call),
+                address_space: p.address_space.map(|mib| u64::from(mib) << 20),
+                restarts: Restarts {
+                    first,
+                    longest: p.longest_restart_pause.unwrap_or(d.restarts.longest).max(first),
+                    ..d.restarts
+                },
+                ..d
+            }
+        };
+        self.settings.iter().map(|(name, s)| (name.clone(), limits(&s.process))).collect()
+    }
+
     /// What the plugin called `name` may do: the defaults for it, with what its settings say instead.
     pub fn capabilities(&self, name: &str) -> Capabilities {
         let base = match FIRST_PARTY.contains(&name) {
@@ -118,7 +156,18 @@ pub(super) struct RawPlugins {
 struct RawSettings {
     enabled: Field<bool>,
     isolation: Field<String>,
+    process: RawProcess,
     capabilities: RawCapabilities,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawProcess {
+    decision_timeout: Field<String>,
+    call_timeout: Field<String>,
+    restart_pause: Field<String>,
+    longest_restart_pause: Field<String>,
+    address_space: Field<i64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -231,6 +280,25 @@ impl Merger<'_> {
                 self.source.error(text.span().start, &format!("{key}.isolation"), message)
             })?),
         };
+        let limit = |name: &str, field: Field<String>| match field {
+            None => Ok(None),
+            given => {
+                let given = self.pick("", &None, given, String::new());
+                self.duration(&format!("{key}.process.{name}"), &given).map(Some)
+            }
+        };
+        let p = raw.process;
+        let process = ProcessSettings {
+            decision_timeout: limit("decision_timeout", p.decision_timeout)?,
+            call_timeout: limit("call_timeout", p.call_timeout)?,
+            restart_pause: limit("restart_pause", p.restart_pause)?,
+            longest_restart_pause: limit("longest_restart_pause", p.longest_restart_pause)?,
+            address_space: self.whole(
+                &format!("{key}.process.address_space"),
+                p.address_space,
+                64..=1 << 24,
+            )?,
+        };
         let c = raw.capabilities;
         let at = |name: &str| format!("{key}.capabilities.{name}");
         let rate = |name: &str, field| self.whole(&at(name), field, 0..=1_000_000);
@@ -258,7 +326,7 @@ impl Merger<'_> {
             registry_calls_per_second: rate("registry_calls_per_second", c.registry_calls_per_second)?,
             log_lines_per_second: rate("log_lines_per_second", c.log_lines_per_second)?,
         };
-        Ok(PluginSettings { isolation, capabilities })
+        Ok(PluginSettings { isolation, process, capabilities })
     }
 
     fn each<T>(

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use pilot_bench_plugin::{Runner, Service, loops};
-use pilot_loader::{Loader, LoaderConfig};
+use pilot_loader::{Isolation, IsolationPolicy, Loader, LoaderConfig};
 use plugin_abi::{Daemon, Direction, HandshakeService, PolicyEvent, PolicyManager, PolicyRunner, PortGate};
 use serde_json::json;
 
@@ -50,32 +50,61 @@ const ROWS: &[Row] = &[
     ("gate", "the host asks a plugin's policy about a connection; two tags cross", 500_000),
 ];
 
+/// The same file in a process of its own: its name, the row that it repeats, what it is, how often per round.
+const CHILD_ROWS: &[(&str, &str, &str, u64)] = &[
+    (
+        "child_call",
+        "gate",
+        "the host asks a plugin in a child process about a connection; two tags cross",
+        2_000,
+    ),
+    ("child_to_host", "plugin_to_host", "a plugin in a child process asks the daemon for its node id", 2_000),
+    ("child_write_64k", "borrow_64k", "a plugin in a child process writes 64 KiB to a stream", 1_000),
+    ("child_read_64k", "copy_64k", "a plugin in a child process reads 64 KiB from a stream", 1_000),
+];
+
 /// Measures every row in `rounds` rounds; the medians count.
 pub fn run(rounds: u32) -> anyhow::Result<Vec<Metric>> {
     let library = beside_this_program()?;
-    let world = World::open(&library)?;
+    let world = World::open(&library, Isolation::InProcess)?;
     let mut metrics = Vec::new();
     for &(name, about, times) in ROWS {
-        let (mut border, mut twin) = (Vec::new(), Vec::new());
-        // One round more than asked for: the first one warms caches and allocators up.
-        for round in 0..=rounds {
-            let (b, t) = (world.border(name, times)?, world.twin(name, times)?);
-            if round > 0 {
-                border.push(per_call(b, times));
-                twin.push(per_call(t, times));
-            }
-        }
-        metrics.push(Metric {
-            name,
-            about: about.into(),
-            unit: "ns",
-            value: median(&mut border),
-            baseline: Some((median(&mut twin), "the same over plain dyn in this process")),
-            better: Better::Lower,
-            more: vec![("rounds", json!(rounds)), ("times", json!(times))],
-        });
+        metrics.push(row(&world, name, name, about, times, rounds)?);
     }
+    let child = World::open(&library, Isolation::Process)?;
+    for &(name, repeats, about, times) in CHILD_ROWS {
+        metrics.push(row(&child, name, repeats, about, times, rounds)?);
+    }
+    child.loaded.shutdown(Duration::from_secs(5)).into_result()?;
     Ok(metrics)
+}
+
+fn row(
+    world: &World,
+    name: &'static str,
+    repeats: &str,
+    about: &str,
+    times: u64,
+    rounds: u32,
+) -> anyhow::Result<Metric> {
+    let (mut border, mut twin) = (Vec::new(), Vec::new());
+    // One round more than asked for: the first one warms caches and allocators up.
+    for round in 0..=rounds {
+        let (b, t) = (world.border(repeats, times)?, world.twin(repeats, times)?);
+        if round > 0 {
+            border.push(per_call(b, times));
+            twin.push(per_call(t, times));
+        }
+    }
+    Ok(Metric {
+        name,
+        about: about.into(),
+        unit: "ns",
+        value: median(&mut border),
+        baseline: Some((median(&mut twin), "the same over plain dyn in this process")),
+        better: Better::Lower,
+        more: vec![("rounds", json!(rounds)), ("times", json!(times))],
+    })
 }
 
 /// Both sides of every row.
@@ -90,16 +119,18 @@ struct World {
     plugin_manager: Arc<dyn PolicyManager>,
     plugin_runner: Arc<dyn PolicyRunner>,
     /// Keeps the plugin alive.
-    _loaded: pilot_loader::Loaded,
+    loaded: pilot_loader::Loaded,
 }
 
 impl World {
-    fn open(library: &Path) -> anyhow::Result<World> {
+    fn open(library: &Path, isolation: Isolation) -> anyhow::Result<World> {
         let dir = tempfile::tempdir()?;
         std::fs::copy(library, dir.path().join("bench.so"))
             .with_context(|| format!("copy {}", library.display()))?;
         let daemon = Arc::new(BenchDaemon::default());
-        let loader = Loader::new(LoaderConfig { dir: dir.path().into(), ..LoaderConfig::default() });
+        let isolation = IsolationPolicy { strangers: isolation, ..IsolationPolicy::default() };
+        let loader =
+            Loader::new(LoaderConfig { dir: dir.path().into(), isolation, ..LoaderConfig::default() });
         let handle: Arc<dyn Daemon> = daemon.clone();
         let loaded = loader.load(move |_: &str| handle.clone())?;
         let (service, manager) = daemon.registered().context("the plugin registered nothing")?;
@@ -111,7 +142,7 @@ impl World {
             plugin_runner: manager.get(0).context("the plugin has no runner")?,
             plugin_service: service,
             plugin_manager: manager,
-            _loaded: loaded,
+            loaded,
         })
     }
 

@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plugin_abi::{
-    Addr, ConnectionInfo, Direction, Error, ErrorKind, Event, HandshakePendingRecord, HandshakeTrustRecord,
-    PolicyEvent, PortGate, Result, VersionInfo, WebhookStats,
+    Addr, ConnectionInfo, Direction, Error, ErrorKind, EventText, HandshakePendingRecord,
+    HandshakeTrustRecord, PolicyEvent, PortGate, Result, VersionInfo, WebhookStats,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The first byte on the socket; the sealed file rides on it.
 pub(super) const GREETING: u8 = b'P';
+
+/// How the reason starts when a session ended because the plugin panicked at the border.
+pub(super) const PANICKED: &str = "panicked";
 
 /// The host asks its child.
 #[derive(Debug, Serialize, Deserialize)]
@@ -381,7 +384,7 @@ impl Stream {
     }
 }
 
-/// [`Event`] on its way.
+/// [`EventText`] on its way.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SentEvent {
     topic: String,
@@ -390,13 +393,13 @@ pub(super) struct SentEvent {
     payload: Option<String>,
 }
 
-impl From<Event> for SentEvent {
-    fn from(e: Event) -> Self {
+impl From<EventText> for SentEvent {
+    fn from(e: EventText) -> Self {
         SentEvent {
             topic: e.topic,
             node_id: e.node_id,
             since_epoch: e.time.duration_since(UNIX_EPOCH).unwrap_or_default(),
-            payload: e.payload.map(|p| Value::Object(p).to_string()),
+            payload: e.payload,
         }
     }
 }
@@ -407,13 +410,13 @@ impl SentEvent {
         32 + self.topic.len() + self.payload.as_ref().map_or(0, String::len)
     }
 
-    pub fn into_event(self) -> Result<Event> {
-        Ok(Event {
+    pub fn into_event(self) -> EventText {
+        EventText {
             topic: self.topic,
             node_id: self.node_id,
             time: UNIX_EPOCH.checked_add(self.since_epoch).unwrap_or(SystemTime::UNIX_EPOCH),
-            payload: self.payload.map(|p| map_from(&p)).transpose()?,
-        })
+            payload: self.payload,
+        }
     }
 }
 

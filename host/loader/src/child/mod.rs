@@ -19,6 +19,8 @@
 
 mod frame;
 mod inside;
+mod limits;
+mod link;
 mod message;
 mod outbox;
 mod parent;
@@ -26,9 +28,11 @@ mod plugin;
 mod process;
 mod services;
 mod session;
+mod watch;
+mod watcher;
 
 pub use inside::child_main;
-pub use plugin::{
-    AfterCrash, ChildLimits, ChildPlugin, ChildSpec, ChildState, ChildStatus, ChildWatch, Crash, Restarts,
-};
+pub use limits::{ChildLimits, Restarts};
+pub use plugin::{ChildPlugin, ChildSpec};
 pub use process::Program;
+pub use watch::{AfterCrash, ChildState, ChildStatus, ChildWatch, Crash};

@@ -84,7 +84,7 @@ async fn all(ctx: &Context) -> Outcome {
             text(p, "name").to_owned(),
             text(p, "version").to_owned(),
             state(p),
-            text(p, "isolation").to_owned(),
+            runs(p),
             number(p, "starts").to_string(),
             number(p, "faults").to_string(),
             text(p, "reason").to_owned(),
@@ -102,6 +102,14 @@ fn state(p: &Value) -> Cell {
     match text(p, "state") {
         s @ ("running" | "started") => Cell::good(s),
         s => Cell::bad(s),
+    }
+}
+
+/// Where it runs: `in-process`, `process 1234`, or `process` while there is none.
+fn runs(p: &Value) -> String {
+    match p.get("pid").and_then(Value::as_u64) {
+        Some(pid) => format!("{} {pid}", text(p, "isolation")),
+        None => text(p, "isolation").to_owned(),
     }
 }
 
@@ -156,7 +164,7 @@ async fn status(ctx: &Context, name: &str) -> Outcome {
     let mut shown = out.facts(&[
         ("Plugin", out.bold(&format!("{} {}", text(&p, "name"), text(&p, "version")))),
         ("State", format!("{} {}", text(&p, "state"), text(&p, "reason"))),
-        ("Runs", text(&p, "isolation").to_owned()),
+        ("Runs", runs(&p)),
         ("File", text(&p, "path").to_owned()),
         ("SHA-256", text(&p, "sha256").to_owned()),
         ("Trust", text(&p, "trust").to_owned()),

@@ -16,10 +16,10 @@ use super::executor::Executor;
 use super::home::Home;
 use super::stream::{ChildBus, ChildPorts, ChildStream, ChildTunnels};
 use crate::child::frame::Raw;
+use crate::child::link::Link;
 use crate::child::message::{Answer, Facts, Handshake, Mention, Service, ToHost, map_from, map_text, unpack};
 use crate::child::outbox::Patience;
 use crate::child::services::{AskTrust, Pace, RemoteChecker, RemoteHandshake};
-use crate::child::session::Link;
 
 pub(super) struct ChildDaemon {
     link: Arc<Link>,

@@ -13,10 +13,11 @@ use super::daemon::ChildDaemon;
 use super::logs::Logs;
 use super::start::{self, File};
 use crate::child::frame::Raw;
+use crate::child::link::Link;
 use crate::child::message::{Answer, Birth, Facts, Mention, Silence, ToChild};
 use crate::child::outbox::Patience;
 use crate::child::services::{serve_handshake, serve_policy, serve_runner, serve_webhook};
-use crate::child::session::{Link, Reply, Serve};
+use crate::child::session::{Reply, Serve};
 
 /// The plugin and what it offers.
 pub(super) struct Home {

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use crate::child::link::Link;
 use crate::child::message::{Line, Mention};
 use crate::child::outbox::Patience;
-use crate::child::session::Link;
 
 /// Lines that may wait.
 const MAX_LINES: usize = 1024;

@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use plugin_abi::{
-    Connection, ConnectionInfo, Error, ErrorKind, Event, EventBus, Listener, PortAllocator, Result,
-    Subscription, TunnelRegistry,
+    Connection, ConnectionInfo, Error, ErrorKind, Event, EventBus, EventText, Listener, PortAllocator,
+    Result, Subscription, TunnelRegistry,
 };
 use serde_json::{Map, Value};
 
 use super::daemon::publish;
 use crate::child::frame::MAX_CHUNK;
-use crate::child::message::{self, Answer, Mention, ToHost, odd, unpack};
+use crate::child::link::Link;
+use crate::child::message::{self, Answer, Mention, ToHost, map_from, odd, unpack};
 use crate::child::outbox::Patience;
-use crate::child::session::Link;
 
 /// One `write` to the host at most, bytes: several calls share the socket.
 const WRITE: usize = 64 << 10;
@@ -170,7 +170,7 @@ struct ChildSubscription {
 
 #[derive(Default)]
 struct Fetched {
-    events: VecDeque<Event>,
+    events: VecDeque<EventText>,
     ended: bool,
 }
 
@@ -180,6 +180,12 @@ fn cancelled() -> Error {
 
 impl Subscription for ChildSubscription {
     fn recv(&self, timeout: Duration) -> Result<Option<Event>> {
+        let Some(event) = self.recv_text(timeout)? else { return Ok(None) };
+        let payload = event.payload.as_deref().map(map_from).transpose()?;
+        Ok(Some(Event { topic: event.topic, node_id: event.node_id, time: event.time, payload }))
+    }
+
+    fn recv_text(&self, timeout: Duration) -> Result<Option<EventText>> {
         let Some(subscription) = self.handle else { return Err(cancelled()) };
         let end = Instant::now().checked_add(timeout);
         loop {
@@ -199,9 +205,7 @@ impl Subscription for ChildSubscription {
             let nothing = events.is_empty();
             let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
             fetched.ended |= !more;
-            for event in events {
-                fetched.events.push_back(event.into_event()?);
-            }
+            fetched.events.extend(events.into_iter().map(message::SentEvent::into_event));
             // The host may give up earlier than asked, and another thread may have been quicker.
             if nothing && !fetched.ended && end.is_some_and(|e| e <= Instant::now()) {
                 return Ok(None);

@@ -18,9 +18,13 @@ use plugin_abi::{Addr, Connection, Daemon, Error, ErrorKind, Listener, Result, S
 
 use super::seat::{Seat, SeatPolicies, SeatWebhook};
 use crate::child::frame::{MAX_CHUNK, Raw};
-use crate::child::message::{Answer, Line, Mention, SentEvent, Service, Stream, ToHost, map_from, map_text};
+use crate::child::link::Link;
+use crate::child::message::{
+    Answer, Line, Mention, PANICKED, SentEvent, Service, Stream, ToHost, map_from, map_text,
+};
 use crate::child::services::{RemoteChecker, RemoteHandshake, serve_handshake};
-use crate::child::session::{Link, Reply, Serve};
+use crate::child::session::{Reply, Serve};
+use crate::child::watch::ChildWatch;
 
 /// Streams that a child may hold at once.
 const MAX_STREAMS: usize = 4096;
@@ -45,6 +49,7 @@ pub(in crate::child) struct Desk {
     listeners: Table<dyn Listener>,
     subscriptions: Table<dyn Subscription>,
     dials: Mutex<HashMap<u32, Arc<Abort>>>,
+    watch: Arc<dyn ChildWatch>,
     down: AtomicBool,
     on_down: Box<dyn Fn() + Send + Sync>,
 }
@@ -54,6 +59,7 @@ impl Desk {
     pub fn new(
         name: &str,
         seat: Arc<Seat>,
+        watch: Arc<dyn ChildWatch>,
         link: &Arc<Link>,
         on_down: impl Fn() + Send + Sync + 'static,
     ) -> Self {
@@ -66,6 +72,7 @@ impl Desk {
             listeners: Table::new(MAX_TABLE),
             subscriptions: Table::new(MAX_TABLE),
             dials: Mutex::default(),
+            watch,
             down: AtomicBool::new(false),
             on_down: Box::new(on_down),
         }
@@ -134,7 +141,7 @@ impl Desk {
         let (mut events, mut bytes, mut more) = (Vec::new(), 0, true);
         let mut wait = timeout.min(LONGEST_RECEIVE);
         while events.len() < MAX_EVENTS && bytes < EVENT_BYTES {
-            match subscription.recv(wait) {
+            match subscription.recv_text(wait) {
                 Ok(Some(event)) => {
                     let event = SentEvent::from(event);
                     bytes += event.size();
@@ -338,11 +345,12 @@ impl Serve for Arc<Desk> {
             }
             Mention::Logs { lines, dropped } => self.log(lines, dropped),
             Mention::Fault { op, message, failed } => {
+                self.watch.fault(&op, &message);
                 if let Some(daemon) = self.daemon.get() {
                     daemon.report_fault(&op, &message);
                 }
                 if failed {
-                    return Err(format!("panicked: {message}"));
+                    return Err(format!("{PANICKED}: {message}"));
                 }
             }
             // Numbers that are not there any more are no breach: both sides may let go at once.

@@ -2,3 +2,6 @@
 
 pub(super) mod desk;
 pub(super) mod seat;
+
+#[cfg(test)]
+mod tests;

@@ -13,11 +13,11 @@ use plugin_abi::{
 use serde_json::{Map, Value};
 
 use crate::child::frame::Raw;
+use crate::child::link::{CallError, Link};
 use crate::child::message::{
     Answer, Handshake, Policy, Runner, ToChild, Webhook, map_from, map_text, unpack,
 };
 use crate::child::services::{AskTrust, Pace, WORK};
-use crate::child::session::{CallError, Link};
 
 /// Networks whose policy documents are kept for the next child.
 const MAX_DOCUMENTS: usize = 1024;

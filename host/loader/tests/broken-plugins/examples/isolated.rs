@@ -1,5 +1,5 @@
-//! Everything that must work in a process of its own, and every way to end one: asked by configuration, by events, by
-//! questions to its services.
+//! Everything that must work in a process of its own, and every way to end one: asked by configuration, by events, over
+//! its port, by questions to its services.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -22,6 +22,12 @@ fn misbehave(how: &str) {
             std::hint::spin_loop();
         },
         "panic" => panic!("as asked"),
+        "eat" => {
+            let mut all = Vec::new();
+            loop {
+                all.push(vec![0u8; 64 << 20]);
+            }
+        }
         _ => {}
     }
 }
@@ -105,6 +111,9 @@ impl Plugin for Isolated {
 fn echo(stream: &dyn Connection) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        if let Some(how) = buffer[..n].strip_prefix(b"do ") {
+            misbehave(String::from_utf8_lossy(how).trim());
+        }
         if stream.write(&buffer[..n]).is_err() {
             break;
         }

@@ -1,6 +1,16 @@
 //! A plugin that uses the secure channel: on port 443 it gives back every message, and with `call = [NODE, ..]` in its table
 //! of the configuration it calls these nodes once this host is registered, and publishes what they answered.
 //!
+//! A host gives a plugin that is not its own only what its configuration allows; this one needs
+//!
+//! ```toml
+//! [plugins.settings.secure-echo.capabilities]
+//! ports = [443]
+//! dial = ["*:*:443"]
+//! sign = ["pilot-secure-auth:"]   # nothing else than this protocol's proof
+//! registry = ["lookup"]
+//! ```
+//!
 //! What to look at: `stream.rs` shows the channel; here is what a server on a port looks like. Each connection has a thread
 //! of its own (`spawn_thread` contains its panics), their number is bounded, and shutdown ends all of them.
 #![forbid(unsafe_code)]
@@ -106,7 +116,7 @@ fn echo(context: &Context, conn: Arc<dyn Connection>) {
         Ok(stream) => stream,
         Err(cause) => return tracing::info!(%from, %cause, "no secure channel"),
     };
-    publish(context, "secure-echo.accepted", json!({"peer": stream.peer}));
+    publish(context, "plugin.secure-echo.accepted", json!({"peer": stream.peer}));
     while let Ok(Some(message)) = stream.read() {
         if stream.write(&message).is_err() {
             break;
@@ -128,7 +138,7 @@ fn call(context: &Context, node: u32) {
         Err(cause) => json!({"peer": node, "error": cause.to_string()}),
     };
     tracing::info!(result = %payload, "secure-echo called");
-    publish(context, "secure-echo.answer", payload);
+    publish(context, "plugin.secure-echo.answer", payload);
 }
 
 fn publish(context: &Context, topic: &str, payload: Value) {
@@ -171,7 +181,7 @@ mod tests {
         server.init(b.clone()).unwrap();
         caller.init(a.clone()).unwrap();
         a.publish("node.registered", None);
-        let answer = Value::Object(a.wait_for_event("secure-echo.answer").unwrap().payload.unwrap());
+        let answer = Value::Object(a.wait_for_event("plugin.secure-echo.answer").unwrap().payload.unwrap());
         caller.shutdown(Duration::from_secs(5)).unwrap();
         server.shutdown(Duration::from_secs(5)).unwrap();
         assert_eq!((a.faults(), b.faults()), (vec![], vec![]));
@@ -182,7 +192,7 @@ mod tests {
     fn two_nodes_prove_themselves_and_talk() {
         let (answer, seen) = call(2);
         assert_eq!(answer, json!({"peer": 2, "answer": "hello through the secure channel"}));
-        assert_eq!(seen, ["secure-echo.accepted"]);
+        assert_eq!(seen, ["plugin.secure-echo.accepted"]);
     }
 
     #[test]

@@ -52,7 +52,12 @@ impl Context {
         Ok(stream)
     }
 
-    fn open(&self, conn: Arc<dyn Connection>, role: Role, peer_key: Option<[u8; 32]>) -> Result<SecureStream> {
+    fn open(
+        &self,
+        conn: Arc<dyn Connection>,
+        role: Role,
+        peer_key: Option<[u8; 32]>,
+    ) -> Result<SecureStream> {
         let auth = Authenticate { node: self.daemon.node_id(), nonce: random()?, peer_key };
         let channel = Channel::new(role, random()?, Some(auth));
         let mut stream = SecureStream { conn, channel, context: self.clone(), peer: 0 };

@@ -40,7 +40,9 @@ fn trust_by_the_direct_path_and_by_relay() {
     let plugins = plugins(dir.path());
     let rendezvous = Rendezvous::start();
     let start = |name: &str| Host::start(dir.path(), name, &rendezvous, &plugins);
-    let (mut alice, bob, mut carol) = (start("alice"), start("bob"), start("carol"));
+    let (mut alice, mut carol) = (start("alice"), start("carol"));
+    // A private host is silent to strangers, on port 444 as well; only a public one can be asked directly.
+    let bob = Host::start_with(dir.path(), "bob", &rendezvous, &plugins, &["--public"]);
     let (a, b, c) = (alice.node_id(), bob.node_id(), carol.node_id());
 
     // Direct: the request carries the key, and the record is bound to it.
@@ -433,11 +435,16 @@ fn a_third_partys_plugin_talks_through_the_secure_channel() {
     let plugins = plugins(dir.path());
     stage_example(&plugins, "secure-echo");
     let rendezvous = Rendezvous::start();
-    let bob = Host::start_with(dir.path(), "bob", &rendezvous, &plugins, &["--public"]);
-    let config = dir.path().join("alice.toml");
-    std::fs::write(&config, format!("[plugin.secure-echo]\ncall = [{}]\n", bob.node_id())).unwrap();
-    let extra = ["--public", "--config", config.to_str().unwrap()];
-    let alice = Host::start_with(dir.path(), "alice", &rendezvous, &plugins, &extra);
+    let start = |name: &str, table: &str| {
+        let config = dir.path().join(format!("{name}.toml"));
+        let capabilities = "[plugins.settings.secure-echo.capabilities]\nports = [443]\ndial = [\"*:*:443\"]\n\
+            sign = [\"pilot-secure-auth:\"]\nregistry = [\"lookup\"]\n";
+        std::fs::write(&config, format!("{capabilities}{table}")).unwrap();
+        let extra = ["--public", "--config", config.to_str().unwrap()];
+        Host::start_with(dir.path(), name, &rendezvous, &plugins, &extra)
+    };
+    let bob = start("bob", "");
+    let alice = start("alice", &format!("[plugin.secure-echo]\ncall = [{}]\n", bob.node_id()));
     let line = alice.process.wait_line("secure-echo called");
     assert!(line.contains("hello through the secure channel"), "{line}");
     println!("{line}");

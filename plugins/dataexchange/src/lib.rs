@@ -13,6 +13,9 @@
 //! | `transfers`, `partial` | files that come in chunks and may be continued later |
 //! | `config`, `stamp`, `disk` | settings, times and numbers, atomic files |
 //!
+//! The keys of `[plugin.dataexchange]` are those of `config::Config`; the ones people change: `inbox_dir`, `received_dir`,
+//! `received_url` (an object store instead), `received_max_bytes`, `inbox_max_bytes`, `include_base64`, `max_frame`.
+//!
 //! Two rules hold everywhere: memory per connection is bounded whatever a peer announces, and a file under its final
 //! name is complete, whenever the process is killed. The sending side of transfers is not here; it belongs to clients.
 #![forbid(unsafe_code)]

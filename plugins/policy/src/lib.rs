@@ -13,6 +13,10 @@
 //! | `workers` | threads that expressions run on, with deep stacks and a time limit |
 //! | `config`, `clock` | settings, time and chance |
 //!
+//! Networks with rules instead of a policy (managed networks, policy.md section 7) are run by the same runner: the rules
+//! become a document, and the table holds a bounded choice of members that only a cycle changes. After each registration
+//! the documents and rules of the node's networks are fetched again, because state files hold none.
+//!
 //! Documents come from the network's administrator, not from this machine's owner. So whatever one contains, it costs a
 //! bounded amount of time, memory and threads, and a gate that cannot be decided is closed, unless the document itself
 //! says otherwise.

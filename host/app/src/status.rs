@@ -47,6 +47,10 @@ pub async fn health(core: &Core) -> Map<String, Value> {
     out
 }
 
+fn millis(d: std::time::Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The info object, uncut.
 pub async fn info(core: &Core) -> Map<String, Value> {
     let s = core.node.snapshot().await.unwrap_or_default();
@@ -58,6 +62,12 @@ pub async fn info(core: &Core) -> Map<String, Value> {
             "encrypted": p.encrypted,
             "authenticated": p.authenticated,
             "relay": p.relay,
+            "path": p.path.text(),
+            "pinned": p.pinned,
+            "last_heard_ms": p.heard.map(millis),
+            "rtt_ms": p.rtt.map(millis),
+            "loss": f64::from(p.loss_permille) / 1000.0,
+            "rekeys": p.rekeys,
         })
     });
     out.insert("peer_list".into(), peers.collect());
@@ -107,7 +117,6 @@ pub fn paths(config: &Config) -> Value {
 }
 
 fn conn_row(c: &ConnRow) -> Value {
-    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     json!({
         "id": c.id.0,
         "local_port": c.local_port,

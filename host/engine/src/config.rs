@@ -33,6 +33,8 @@ pub struct Config {
     // ---- bounds of the tunnel layer
     /// Peers with a tunnel or on the way to one; further ones are refused.
     pub max_peers: usize,
+    /// Peers reached through the beacon; a further one stays on its direct way, or unreachable (tunnel.md section 7).
+    pub max_relayed: usize,
     /// Sessions installed without an identity behind them (tunnel.md section 4).
     pub max_unauthenticated: usize,
     /// Peers that may have packets waiting for a key (tunnel.md section 5).
@@ -51,8 +53,15 @@ pub struct Config {
     // ---- streams
     /// Bytes a stream's application may leave unread; also the base of the advertised window.
     pub recv_buffer: usize,
+    /// The same for a stream whose application reads so much per round trip that the window would hold the peer back.
+    pub recv_buffer_max: usize,
+    /// Received bytes held for all streams together. Beyond it a stream gets no more than 64 KiB that its application has
+    /// not read, and nothing ahead of a hole; what does not fit counts as lost on the way and comes again.
+    pub stream_memory: usize,
     /// Bytes a stream takes from its application before [`crate::Engine::write`] takes no more.
     pub send_buffer: usize,
+    /// The same for a stream on a path that holds more in flight.
+    pub send_buffer_max: usize,
     /// Largest segment on a path that is not known to carry more (bytes of payload).
     pub segment: usize,
     /// Largest segment over the loopback device (at most 4096 towards a peer that may be a Go peer).
@@ -96,6 +105,7 @@ impl Default for Config {
             forget: Duration::from_secs(300),
             resolve_ttl: Duration::from_secs(60),
             max_peers: 65_536,
+            max_relayed: 4096,
             max_unauthenticated: 16_384,
             max_pending_peers: 256,
             max_pending_packets: 64,
@@ -103,7 +113,10 @@ impl Default for Config {
             query_timeout: Duration::from_secs(5),
             max_queries: 4096,
             recv_buffer: 4 << 20,
+            recv_buffer_max: 16 << 20,
+            stream_memory: 256 << 20,
             send_buffer: 4 << 20,
+            send_buffer_max: 16 << 20,
             segment: 1152,
             loopback_segment: 4096,
             jumbo_segment: 16_000,

@@ -56,6 +56,16 @@ pub enum Notice {
         /// Probes sent meanwhile.
         probes_sent: u32,
     },
+    /// `tunnel.inbound_dead`: the beacon does not answer; nobody may be able to reach us.
+    InboundDead {
+        /// Whole seconds since the first unanswered question.
+        silent_for_seconds: u64,
+    },
+    /// `tunnel.inbound_recovered`: the beacon answers again and knows us.
+    InboundRecovered {
+        /// Whole seconds of silence.
+        silent_for_seconds: u64,
+    },
     /// `security.nonce_replay`: a frame came twice.
     NonceReplay {
         /// The peer, shown as a hash.
@@ -182,6 +192,8 @@ impl Notice {
             Self::DesyncSalvage { .. } => "tunnel.desync_salvage",
             Self::RekeyGaveUp { .. } => "tunnel.rekey_gave_up",
             Self::PathRecovered { .. } => "tunnel.path_recovered",
+            Self::InboundDead { .. } => "tunnel.inbound_dead",
+            Self::InboundRecovered { .. } => "tunnel.inbound_recovered",
             Self::NonceReplay { .. } => "security.nonce_replay",
             Self::SrcSpoofed { .. } => "security.src_spoofed",
             Self::SynRateLimited { .. } => "security.syn_rate_limited",
@@ -218,6 +230,9 @@ impl Notice {
             Self::PathRecovered { peer, silent_for_seconds, probes_sent } => json!({
                 "peer_node_id": peer, "silent_for_seconds": silent_for_seconds, "probes_sent": probes_sent
             }),
+            Self::InboundDead { silent_for_seconds } | Self::InboundRecovered { silent_for_seconds } => {
+                json!({ "silent_for_seconds": silent_for_seconds })
+            }
             Self::NonceReplay { peer, counter } => {
                 json!({ "peer_hash": redacted(&peer.to_string()), "counter": counter })
             }

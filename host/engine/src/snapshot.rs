@@ -60,6 +60,43 @@ pub struct PeerRow {
     pub relay: bool,
     /// It has shown to be a peer with the large-window data plane.
     pub enhanced: bool,
+    /// Which way frames take.
+    pub path: PathKind,
+    /// Frames that come straight do not end the relay.
+    pub pinned: bool,
+    /// Time since the last frame that opened; `None` before the first.
+    pub heard: Option<Duration>,
+    /// The shortest smoothed round trip of its streams, or its last ping's; `None` before either.
+    pub rtt: Option<Duration>,
+    /// Frames it sent that never arrived, in thousandths of those since its last change of key or prefix.
+    pub loss_permille: u32,
+    /// How often its key changed while we knew it.
+    pub rekeys: u64,
+}
+
+/// The way frames to a peer take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathKind {
+    /// None is known yet.
+    None,
+    /// Straight to its public address.
+    Direct,
+    /// Straight to an address in a network of ours.
+    Lan,
+    /// Through the beacon.
+    Relay,
+}
+
+impl PathKind {
+    /// The word of status output.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Direct => "direct",
+            Self::Lan => "lan",
+            Self::Relay => "relay",
+        }
+    }
 }
 
 /// One stream, with the counters of ipc.md section 8.

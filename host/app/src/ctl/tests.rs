@@ -142,7 +142,8 @@ async fn looking_at_the_daemon() {
     let house = House::open();
     let info = json!({
         "peer_list": [
-            { "node_id": 7, "endpoint": "127.0.0.1:4000", "encrypted": true, "authenticated": true, "relay": false },
+            { "node_id": 7, "endpoint": "127.0.0.1:4000", "encrypted": true, "authenticated": true, "relay": false,
+              "path": "lan", "last_heard_ms": 1240, "rtt_ms": 3, "loss": 0.012, "rekeys": 1 },
             { "node_id": 8, "endpoint": "", "encrypted": false, "authenticated": false, "relay": true },
         ],
         "conn_list": null,
@@ -163,9 +164,9 @@ async fn looking_at_the_daemon() {
     let text = house.run(&["peers"]).await.unwrap().text;
     assert_eq!(
         text,
-        "NODE ID  ENDPOINT        PATH    ENCRYPTED  AUTHENTICATED\n\
-         \u{20}     7  127.0.0.1:4000  direct  yes        yes\n\
-         \u{20}     8  -               relay   no         no"
+        "NODE ID  ENDPOINT        PATH   LAST HEARD   RTT   LOSS  REKEYS  ENCRYPTED  AUTHENTICATED\n\
+         \u{20}     7  127.0.0.1:4000  lan     1.2 s ago  3 ms  1.2 %       1  yes        yes\n\
+         \u{20}     8  -               relay           -     -      -       -  no         no"
     );
 }
 

@@ -131,6 +131,9 @@ impl Engine {
             self.pings.waiting.iter().find(|(id, (node, _))| ping_seq(**id) == h.seq && *node == h.src.node);
         if let Some((id, (_, sent))) = found.map(|(id, ping)| (*id, *ping)) {
             self.pings.waiting.remove(&id);
+            if let Some(peer) = self.peers.get_mut(&h.src.node) {
+                peer.rtt = Some(now.since(sent));
+            }
             self.events.push(Event::Pong { id: PingId(id), rtt: now.since(sent) });
         }
     }

@@ -10,9 +10,9 @@ use pilot_wire::packet::{self, Flags, Header, Packet, Protocol};
 use pilot_wire::tunnel::{self, SEALED_HEADER_LEN, SealedHeader};
 use pilot_wire::{beacon, ports};
 
-use super::Engine;
 use super::keys::Via;
 use super::questions::Purpose;
+use super::{Engine, fragments};
 use crate::event::Event;
 use crate::notice::Notice;
 use crate::query::{Query, Verdict};
@@ -37,13 +37,14 @@ impl Engine {
     fn on_beacon_message(&mut self, now: Instant, data: &mut [u8]) {
         let (sender, header_len) = match beacon::decode(data) {
             Ok(beacon::Message::DiscoverReply { observed }) => {
-                self.me.observed = Some(observed);
+                self.on_observed(now, observed);
                 self.events.offer(Event::ObservedAddr(observed));
                 return;
             }
             Ok(beacon::Message::PunchCommand { peer }) => {
                 if is_public(peer) && !self.config.relay_only {
                     self.punch(peer);
+                    self.on_punch_command(now, peer);
                 }
                 return;
             }
@@ -68,6 +69,13 @@ impl Engine {
             Some(&tunnel::MAGIC_SEALED) => self.on_sealed(now, via, frame),
             Some(&(tunnel::MAGIC_KEY_EXCHANGE | tunnel::MAGIC_KEY_REQUEST)) => {
                 self.on_exchange(now, via, relayed_for, frame);
+            }
+            Some(&fragments::MAGIC) => {
+                let whole = self.fragments.take(now, via, relayed_for, frame);
+                // A frame in pieces is not itself made of pieces.
+                if let Some(mut whole) = whole.filter(|w| !w.starts_with(&fragments::MAGIC)) {
+                    self.on_frame(now, via, relayed_for, &mut whole);
+                }
             }
             // Plaintext is never accepted; a punch has done its work in the NATs on the way.
             _ => {}
@@ -100,6 +108,8 @@ impl Engine {
         self.note_heard(now, node, via);
         if !keepalive {
             self.on_packet(now, &packet);
+        } else if packet.header.flags.contains(Flags::ACK) && matches!(via, Via::Direct(_)) {
+            self.answer_direct_probe(now, node);
         }
     }
 
@@ -132,7 +142,10 @@ impl Engine {
 
     /// A frame of this peer opened: it lives, and this is a way to it.
     fn note_heard(&mut self, now: Instant, node: u32, via: Via) {
-        let has_beacon = self.me.beacon.is_some();
+        let has_beacon = match via {
+            Via::Direct(_) => false,
+            Via::Relay => self.may_relay(now, node),
+        };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.heard = now;
         if peer.exchange != super::peer::Exchange::Idle {
@@ -146,7 +159,7 @@ impl Engine {
         match via {
             Via::Direct(from) => peer.path.heard_direct(now, from),
             Via::Relay if peer.path.heard_relayed(now, has_beacon) => {
-                self.events.notice(Notice::RelayActivated { peer: node });
+                self.note_relayed(node);
             }
             Via::Relay => {}
         }

@@ -143,8 +143,11 @@ impl Engine {
             self.give_up(now, node, &DialError::NoKey);
             return;
         }
-        if sends >= RELAY_FROM && self.me.beacon.is_some() && peer.path.use_relay(false) {
-            self.events.notice(Notice::RelayActivated { peer: node });
+        if sends >= RELAY_FROM
+            && self.may_relay(now, node)
+            && self.peers.get_mut(&node).is_some_and(|p| p.path.use_relay(false))
+        {
+            self.note_relayed(node);
         }
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.exchange = Exchange::Waiting { sends, next: now + REPEAT };
@@ -201,7 +204,7 @@ impl Engine {
     /// The registry answered; `known` is `None` when it knows no key for the node.
     pub(super) fn on_peer_key(&mut self, now: Instant, node: u32, known: Option<Known>) {
         if let Some(known) = known {
-            self.keys.learn(node, known);
+            self.keys.learn(now, node, known);
         } else {
             self.keys.fail(now, node);
         }
@@ -225,14 +228,15 @@ impl Engine {
                     return;
                 }
                 if *kex.ed25519 != known.key {
-                    // The identity may have been changed since: ask once more, then drop.
-                    self.keys.forget(kex.node);
-                    if !fresh {
+                    // The identity may have been changed since: ask once more, then drop. Not for every frame, or anybody
+                    // could empty the cache and fill the places of those that wait.
+                    if !fresh && !self.keys.is_fresh(now, kex.node) {
+                        self.keys.forget(kex.node);
                         self.park_exchange(now, kex.node, via, frame);
                     }
                     return;
                 }
-                if identity::verify(kex.ed25519, &kex.signed_message(), kex.signature) {
+                if self.is_verified(now, &kex) {
                     self.accept_exchange(now, via, &kex, known.trusted);
                 }
             }
@@ -240,6 +244,12 @@ impl Engine {
                 Some(known) if self.config.strict && !known.trusted => {}
                 Some(_) if self.me.identity.is_some() => self.answer_request(now, via, request.node),
                 _ if self.config.allow_unauthenticated && !self.config.strict => {
+                    let new = |p: &Peer| p.session.as_ref().is_none_or(|s| s.peer_key != request.x25519);
+                    if self.peers.get(&request.node).is_none_or(new)
+                        && !self.stranger_checks.take(now, super::STRANGER_CHECKS)
+                    {
+                        return;
+                    }
                     let accepted = Accepted { node: request.node, key: &request.x25519, identity: None };
                     if self.install(now, via, &accepted) == Installed::Changed {
                         self.answer_exchange(via, request.node);
@@ -250,6 +260,18 @@ impl Engine {
             },
             _ => {}
         }
+    }
+
+    /// Whether a key exchange's signature is right. What is signed is the node and its key alone, so a key in use whose
+    /// signature was checked needs no second look; other checks are rationed.
+    fn is_verified(&mut self, now: Instant, kex: &KeyExchange<'_>) -> bool {
+        let session = self.peers.get(&kex.node).and_then(|p| p.session.as_ref());
+        let allowed = match session {
+            Some(s) if s.authenticated && s.peer_key == *kex.x25519 => return true,
+            Some(_) => self.peer_checks.take(now, kex.node),
+            None => self.stranger_checks.take(now, super::STRANGER_CHECKS),
+        };
+        allowed && identity::verify(kex.ed25519, &kex.signed_message(), kex.signature)
     }
 
     fn accept_exchange(&mut self, now: Instant, via: Via, kex: &KeyExchange<'_>, trusted: bool) {
@@ -305,8 +327,14 @@ impl Engine {
                 return Installed::Refused;
             }
         }
-        let Some(shared) = kdf::shared_secret(&self.me.secret, accepted.key) else {
-            return Installed::Refused;
+        // The costly part, so not for a key that is in use already.
+        let in_use = self.peers.get(&node).and_then(|p| p.session.as_ref());
+        let shared = match in_use.is_some_and(|s| s.peer_key == *accepted.key) {
+            true => None,
+            false => match kdf::shared_secret(&self.me.secret, accepted.key) {
+                None => return Installed::Refused,
+                shared => shared,
+            },
         };
         if !self.peers.contains_key(&node) {
             self.add_peer(now, node);
@@ -331,10 +359,13 @@ impl Engine {
             }
             return Installed::Same { silent };
         }
+        let Some(shared) = shared else { return Installed::Refused };
         // Before the key pair's memory is read, whatever still uses it must have left its traces there.
         if let Some(other) = peer.other.take() {
             self.key_pairs.bury(&other.session);
         }
+        let relay_room = self.may_relay(now, node);
+        let Some(peer) = self.peers.get_mut(&node) else { return Installed::Refused };
         let legacy = self.config.legacy_feb.then(|| kdf::legacy_tunnel_key(&shared));
         let (key, from) = (kdf::tunnel_key(&shared), self.key_pairs.recall(accepted.key));
         let session = Session::new(
@@ -361,9 +392,15 @@ impl Engine {
                 // A new key straight from there: whatever made us use the relay was about the peer's former life.
                 peer.path.leave_relay();
             }
-            Via::Relay => peer.path.installed_relayed(),
+            Via::Relay if relay_room => {
+                let before = peer.path.is_relayed();
+                peer.path.installed_relayed();
+                self.relayed.1 += usize::from(!before && peer.path.is_relayed());
+            }
+            Via::Relay => {}
         }
         peer.rekeyed = rekeyed;
+        peer.rekeys += u64::from(rekeyed);
         if rekeyed {
             peer.restarted = now;
         }
@@ -449,6 +486,34 @@ impl Engine {
         }
         *count += 1;
         *count - 1
+    }
+
+    /// Whether nobody answered our key exchanges a moment ago, so that sends to the node fail for now.
+    pub(super) fn has_given_up(&self, now: Instant, node: u32) -> bool {
+        let given_up = |p: &Peer| matches!(p.exchange, Exchange::GivenUp { until } if now < until);
+        self.peers.get(&node).is_some_and(|p| p.session.is_none() && given_up(p))
+    }
+
+    /// Whether frames for `node` may go through the beacon: there is one, and not too many peers use it (tunnel.md section
+    /// 7). The table is walked once a second only; in between every new one counts.
+    pub(super) fn may_relay(&mut self, now: Instant, node: u32) -> bool {
+        if self.me.beacon.is_none() {
+            return false;
+        }
+        if self.peers.get(&node).is_some_and(|p| p.path.is_relayed()) {
+            return true;
+        }
+        let (at, count) = &mut self.relayed;
+        if now.since(*at) >= Duration::from_secs(1) {
+            (*at, *count) = (now, self.peers.values().filter(|p| p.path.is_relayed()).count());
+        }
+        *count < self.config.max_relayed
+    }
+
+    /// A peer is reached through the beacon from now on.
+    pub(super) fn note_relayed(&mut self, node: u32) {
+        self.relayed.1 += 1;
+        self.events.notice(Notice::RelayActivated { peer: node });
     }
 
     /// Where our own PILP frames open a way for the peer at `to` (tunnel.md section 7, "Punch command").

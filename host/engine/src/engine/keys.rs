@@ -14,13 +14,16 @@ const MAX_FAILURES: usize = 4096;
 const MAX_PARKED: usize = 4;
 
 /// How a frame came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Via {
     /// Straight from this address.
     Direct(SocketAddr),
     /// Through the beacon.
     Relay,
 }
+
+/// A key that the registry gave this recently is not asked for again because of a frame that contradicts it.
+const FRESH: Duration = Duration::from_secs(30);
 
 /// A registered identity.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +42,8 @@ pub(crate) struct ParkedExchange {
 
 /// The cache. The oldest key leaves when it is full.
 pub(crate) struct Keys {
-    known: BTreeMap<u32, Known>,
+    /// With the time the registry gave it.
+    known: BTreeMap<u32, (Known, Instant)>,
     order: VecDeque<u32>,
     max: usize,
     failed: Spacing<u32>,
@@ -58,12 +62,17 @@ impl Keys {
     }
 
     pub(crate) fn get(&self, node: u32) -> Option<Known> {
-        self.known.get(&node).copied()
+        self.known.get(&node).map(|(known, _)| *known)
     }
 
-    pub(crate) fn learn(&mut self, node: u32, known: Known) {
+    /// Whether the registry gave a node's key a moment ago, so that asking again would teach nothing.
+    pub(crate) fn is_fresh(&self, now: Instant, node: u32) -> bool {
+        self.known.get(&node).is_some_and(|(_, at)| now.since(*at) < FRESH)
+    }
+
+    pub(crate) fn learn(&mut self, now: Instant, node: u32, known: Known) {
         self.failed.forget(node);
-        if self.known.insert(node, known).is_none() {
+        if self.known.insert(node, (known, now)).is_none() {
             self.order.push_back(node);
         }
         while self.order.len() > self.max
@@ -110,13 +119,13 @@ mod tests {
     fn the_oldest_key_leaves_a_full_cache() {
         let mut k = Keys::new(2);
         for node in [1, 2, 1, 3] {
-            k.learn(node, Known { key: [0; 32], trusted: false });
+            k.learn(Instant::ZERO, node, Known { key: [0; 32], trusted: false });
         }
         assert!(k.get(1).is_none() && k.get(2).is_some() && k.get(3).is_some());
         k.forget(2);
         assert!(k.get(2).is_none());
         for node in 4..9 {
-            k.learn(node, Known { key: [0; 32], trusted: false });
+            k.learn(Instant::ZERO, node, Known { key: [0; 32], trusted: false });
             assert!(k.known.len() <= 2 && k.order.len() <= 2);
         }
     }

@@ -6,6 +6,8 @@
 
 mod control;
 pub(crate) mod events;
+mod fragments;
+mod inbound;
 mod input;
 mod kex;
 mod keys;
@@ -26,10 +28,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pilot_wire::addr::Addr;
 use pilot_wire::packet::{Flags, Header, Protocol};
-use pilot_wire::{beacon, ports};
+use pilot_wire::ports;
 
 use self::control::Pings;
 use self::events::Events;
+use self::fragments::Fragments;
+use self::inbound::Inbound;
 use self::keys::{Keys, Known};
 use self::me::Me;
 use self::peer::Peer;
@@ -55,6 +59,10 @@ use crate::tunnel::rate::{Bucket, RateTable, Spacing};
 /// Key exchanges per second from one source, and sources remembered (tunnel.md section 4).
 const EXCHANGE_RATE: u32 = 5;
 const EXCHANGE_SOURCES: usize = 4096;
+/// Key exchanges per second that cost a signature check or a key agreement: of nodes without a session in all, and of each
+/// node with one. A flood from many false addresses, each within its own rate, must not use up the processor.
+const STRANGER_CHECKS: u32 = 100;
+const PEER_CHECKS: u32 = 5;
 /// Sealed frames without a key are answered once in this time per peer; peers remembered (tunnel.md section 5).
 const NO_KEY_SPACING: Duration = Duration::from_secs(3);
 const NO_KEY_PEERS: usize = 4096;
@@ -122,6 +130,12 @@ pub struct Engine {
     timers: Timers,
     pings: Pings,
     stats: Stats,
+    inbound: Inbound,
+    fragments: Fragments,
+    /// The latest time anybody has told us.
+    clock: Instant,
+    /// Peers reached through the beacon, when they were counted last.
+    relayed: (Instant, usize),
     /// Peers with packets that wait for a key.
     pending_peers: usize,
     /// When sessions without identity were counted, and how many there are at most.
@@ -129,11 +143,15 @@ pub struct Engine {
     reply_windows: BTreeMap<u32, Instant>,
     exchange_rate_direct: RateTable<SocketAddr>,
     exchange_rate_relayed: RateTable<u32>,
+    stranger_checks: Bucket,
+    peer_checks: RateTable<u32>,
     no_key_answers: Spacing<u32>,
     syn_rate_per_peer: RateTable<u32>,
     syn_rate: Bucket,
     /// Memory for received stream data.
     pieces: Pieces,
+    /// Bytes of it that streams hold.
+    held: usize,
     /// A second copy of a frame that two sessions may have to try.
     scratch: Vec<u8>,
 }
@@ -158,15 +176,22 @@ impl Engine {
             timers: Timers::default(),
             pings: Pings::default(),
             stats: Stats::default(),
+            inbound: Inbound::default(),
+            fragments: Fragments::default(),
+            clock: now,
+            relayed: (now, 0),
             pending_peers: 0,
             unauthenticated: (now, 0),
             reply_windows: BTreeMap::new(),
             exchange_rate_direct: RateTable::new(EXCHANGE_RATE, EXCHANGE_SOURCES),
             exchange_rate_relayed: RateTable::new(EXCHANGE_RATE, EXCHANGE_SOURCES),
+            stranger_checks: Bucket::full(now, STRANGER_CHECKS),
+            peer_checks: RateTable::new(PEER_CHECKS, EXCHANGE_SOURCES),
             no_key_answers: Spacing::new(NO_KEY_SPACING, NO_KEY_PEERS),
             syn_rate_per_peer: RateTable::new(config.syn_rate_per_peer, SYN_SOURCES),
             syn_rate: Bucket::full(now, config.syn_rate),
             pieces: Pieces::default(),
+            held: 0,
             scratch: Vec::new(),
             rng,
             config,
@@ -231,12 +256,13 @@ impl Engine {
     }
 
     /// Reports that the socket refused to send to `to` (unreachable). Three in a row lead to the relay.
-    pub fn handle_send_error(&mut self, _now: Instant, to: SocketAddr) {
-        self.on_send_error(to);
+    pub fn handle_send_error(&mut self, now: Instant, to: SocketAddr) {
+        self.on_send_error(now, to);
     }
 
     /// Runs the timers that are due. Calling it early is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.clock = self.clock.max(now);
         while let Some((at, timer)) = self.timers.pop_due(now) {
             match timer {
                 Timer::Conn(id) => self.on_conn_timer(now, id, at),
@@ -247,6 +273,7 @@ impl Engine {
             self.on_answer(now, purpose, Answer::Failed("no answer in time".to_owned()));
         }
         self.expire_pings(now);
+        self.on_inbound_timer(now);
     }
 
     /// Answers a question of [`Engine::poll_query`]. An answer that does not fit its question counts as a failure.
@@ -335,6 +362,10 @@ impl Engine {
         if self.conns.len() >= self.config.max_conns || self.use_peer(now, to.node).is_none() {
             return Err(DialError::TooMany);
         }
+        if self.has_given_up(now, to.node) {
+            // Nobody answered for a whole round of key exchanges a moment ago: say so now, not in half a minute.
+            return Err(DialError::NoKey);
+        }
         let bound = |port| self.listeners.contains_key(&port);
         let local_port = self.conns.fresh_port(bound).ok_or(DialError::PortsExhausted)?;
         self.expect(now, to.node);
@@ -366,7 +397,9 @@ impl Engine {
     /// [`ReadError`] when the stream ended uncleanly, after everything received in order was read.
     pub fn read(&mut self, now: Instant, conn: ConnId, max: usize) -> Result<Read, ReadError> {
         let stream = self.conns.get_mut(conn).ok_or(ReadError::Closed)?;
-        let read = stream.read(max);
+        let held = stream.held();
+        let read = stream.read(self.held >= self.config.stream_memory, max);
+        self.held = (self.held + stream.held()).saturating_sub(held);
         if stream.wants_ack() {
             self.conns.queue(conn);
             self.arm_conn(now, conn);
@@ -459,12 +492,10 @@ impl Engine {
 
     /// Asks the beacon how it sees us, with our number once we have one, and keeps the NAT mapping open. The answer comes
     /// as [`Event::ObservedAddr`].
-    pub fn discover(&mut self, _now: Instant) {
-        if let Some(to) = self.me.beacon {
-            let mut message = Vec::new();
-            beacon::Message::Discover { node: self.me.node, key: None }.encode(&mut message);
-            self.outbox.push(to, message);
-        }
+    ///
+    /// While no answer comes it is repeated every few seconds.
+    pub fn discover(&mut self, now: Instant) {
+        self.ask_beacon(now);
     }
 
     // ---- out
@@ -492,10 +523,14 @@ impl Engine {
 
     /// When [`Engine::handle_timeout`] wants to be called; may be early, never late.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.timers.next(), self.questions.deadline(), self.pings.deadline()].into_iter().flatten().min()
+        let inbound = self.inbound.deadline();
+        [self.timers.next(), self.questions.deadline(), self.pings.deadline(), inbound]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// A picture of everything, for status commands.
+    /// A picture of everything, for status commands, at the last time told; call [`Engine::handle_timeout`] before it.
     pub fn snapshot(&self) -> Snapshot {
         self.picture()
     }

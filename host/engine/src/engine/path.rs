@@ -68,6 +68,8 @@ impl Route {
 #[derive(Clone, Debug)]
 pub(crate) struct Path {
     direct: Option<SocketAddr>,
+    /// `direct` was chosen because it is in a network of ours.
+    lan: bool,
     /// When `direct` was last confirmed by the registry or by a frame.
     direct_since: Instant,
     relay: Relay,
@@ -85,6 +87,7 @@ impl Path {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             direct: None,
+            lan: false,
             direct_since: now,
             relay: Relay::Off,
             resolve: Resolve::Unknown,
@@ -118,6 +121,16 @@ impl Path {
 
     pub(crate) fn direct(&self) -> Option<SocketAddr> {
         self.direct
+    }
+
+    /// Whether frames go straight to an address in a network of ours.
+    pub(crate) fn is_lan(&self) -> bool {
+        self.lan && !self.is_relayed()
+    }
+
+    /// Whether incoming direct frames do not end the relay.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.relay == (Relay::On { pinned: true })
     }
 
     pub(crate) fn is_relayed(&self) -> bool {
@@ -160,6 +173,7 @@ impl Path {
         }
         if let Some(lan) = lan_neighbour(resolution, own_lan) {
             self.set_direct(now, lan);
+            self.lan = true;
             return false;
         }
         if let Some(real) = resolution.real_addr {
@@ -177,14 +191,14 @@ impl Path {
     }
 
     fn set_direct(&mut self, now: Instant, to: SocketAddr) {
-        (self.direct, self.direct_since) = (Some(to), now);
+        (self.direct, self.direct_since, self.lan) = (Some(to), now, false);
         (self.unanswered, self.errors) = (0, 0);
     }
 
     /// An authenticated frame came straight from `from` (NAT rebinding is followed).
     pub(crate) fn heard_direct(&mut self, now: Instant, from: SocketAddr) {
         if self.direct != Some(from) {
-            self.direct = Some(from);
+            (self.direct, self.lan) = (Some(from), false);
         }
         (self.direct_since, self.direct_heard) = (now, now);
         (self.unanswered, self.errors) = (0, 0);
@@ -212,16 +226,15 @@ impl Path {
         }
     }
 
-    /// A frame was sent straight; true when that is hopeless and the relay is used from now on.
-    pub(crate) fn sent_direct(&mut self, now: Instant, has_beacon: bool) -> bool {
+    /// A frame was sent straight; true when that is hopeless and the relay should be used, if there is one.
+    pub(crate) fn sent_direct(&mut self, now: Instant) -> bool {
         if self.unanswered == 0 {
             self.first_unanswered = now;
         }
         self.unanswered = self.unanswered.saturating_add(1);
-        let hopeless = self.unanswered >= UNANSWERED_SENDS
+        self.unanswered >= UNANSWERED_SENDS
             && now.since(self.direct_heard) >= DIRECT_SILENCE
-            && now.since(self.first_unanswered) >= UNANSWERED_FOR;
-        hopeless && has_beacon && self.use_relay(false)
+            && now.since(self.first_unanswered) >= UNANSWERED_FOR
     }
 
     /// The socket refused to send there; true when the relay is used from now on.
@@ -382,16 +395,14 @@ mod tests {
     fn silence_leads_to_the_relay_but_a_burst_after_a_pause_does_not() {
         let mut p = direct();
         for _ in 0..100 {
-            assert!(!p.sent_direct(at(60_000), true));
+            assert!(!p.sent_direct(at(60_000)));
         }
-        assert!(p.sent_direct(at(61_000), true));
-        assert!(p.is_relayed());
+        assert!(p.sent_direct(at(61_000)));
         let mut p = direct();
         for ms in (0..8000).step_by(500) {
-            assert!(!p.sent_direct(at(ms), true));
+            assert!(!p.sent_direct(at(ms)));
         }
-        assert!(!p.sent_direct(at(9000), false), "no beacon, no relay");
-        assert!(p.sent_direct(at(9000), true));
+        assert!(p.sent_direct(at(9000)));
     }
 
     #[test]

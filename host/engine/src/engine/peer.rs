@@ -69,6 +69,8 @@ pub(crate) struct Peer {
     pub(crate) restarted: Instant,
     /// The session replaced another one, and what the old one may have lost was not sent again yet.
     pub(crate) rekeyed: bool,
+    /// How often its key changed while we knew it.
+    pub(crate) rekeys: u64,
     /// The last frame that opened.
     pub(crate) heard: Instant,
     /// The last frame sent.
@@ -83,8 +85,12 @@ pub(crate) struct Peer {
     pub(crate) upgrade: Instant,
     /// Direct probes still to be sent, and when.
     pub(crate) direct_probes: Option<(u32, Instant)>,
+    /// When we last sent such probes.
+    pub(crate) probed: Option<Instant>,
     /// No second path reset after an exchange was given up before this.
     pub(crate) next_reset: Instant,
+    /// The last ping's round trip.
+    pub(crate) rtt: Option<Duration>,
     /// The timer that is set.
     pub(crate) timer: Option<Instant>,
 }
@@ -103,6 +109,8 @@ impl Peer {
             trusted: false,
             restarted: Instant::ZERO,
             rekeyed: false,
+            rekeys: 0,
+            rtt: None,
             heard: now,
             said: now,
             used: now,
@@ -111,6 +119,7 @@ impl Peer {
             upkeep,
             upgrade: now,
             direct_probes: None,
+            probed: None,
             next_reset: now,
             timer: None,
         }

@@ -16,7 +16,6 @@ use super::peer::{Exchange, Peer};
 use super::{Engine, Transmit};
 use crate::error::SendError;
 use crate::event::ConnId;
-use crate::notice::Notice;
 use crate::time::Instant;
 use crate::tunnel::session::{Profile, Session};
 
@@ -193,11 +192,13 @@ impl Engine {
     }
 
     fn note_sent(&mut self, now: Instant, node: u32, route: Route) {
-        let has_beacon = self.me.beacon.is_some();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.said = now;
-        if matches!(route, Route::Direct(_)) && peer.path.sent_direct(now, has_beacon) {
-            self.events.notice(Notice::RelayActivated { peer: node });
+        if matches!(route, Route::Direct(_)) && peer.path.sent_direct(now) && self.may_relay(now, node) {
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.path.use_relay(false);
+            }
+            self.note_relayed(node);
         }
     }
 
@@ -249,7 +250,7 @@ impl Engine {
         conn.set_limits(limits);
         let (begin, mut count, mut first_len) = (buf.len(), 0, 0);
         let mut more = false;
-        while let Some(segment) = conn.plan(limits.enhanced) {
+        while let Some(segment) = conn.plan(now, limits.enhanced) {
             let len = envelope.overhead() + HEADER_LEN + segment.payload.len();
             // Datagrams of a run are equally long, only the last one may be shorter.
             more = count >= max_segments

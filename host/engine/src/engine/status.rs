@@ -1,9 +1,10 @@
 //! A picture of the engine for status commands.
 
 use super::Engine;
-use super::peer::{Abilities, Exchange};
-use crate::snapshot::{PeerRow, Snapshot};
+use super::peer::{Abilities, Exchange, Peer};
+use crate::snapshot::{PathKind, PeerRow, Snapshot};
 use crate::stream::conn::Conn;
+use crate::tunnel::session::Session;
 
 /// Counters since the engine's start.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,18 +21,7 @@ pub(crate) struct Stats {
 impl Engine {
     /// See [`Engine::snapshot`].
     pub(super) fn picture(&self) -> Snapshot {
-        let mut peers: Vec<PeerRow> = self
-            .peers
-            .values()
-            .map(|p| PeerRow {
-                node: p.node,
-                endpoint: p.endpoint(self.me.beacon, self.config.relay_only),
-                encrypted: p.session.is_some(),
-                authenticated: p.session.as_ref().is_some_and(|s| s.authenticated),
-                relay: p.path.is_relayed() || (self.config.relay_only && self.me.beacon.is_some()),
-                enhanced: matches!(p.abilities, Abilities::Enhanced { .. }),
-            })
-            .collect();
+        let mut peers: Vec<PeerRow> = self.peers.values().map(|p| self.peer_row(p)).collect();
         peers.sort_unstable_by_key(|p| p.node);
         let mut conns: Vec<_> = self.conns.iter().map(Conn::row).collect();
         conns.sort_unstable_by_key(|c| c.id);
@@ -53,6 +43,32 @@ impl Engine {
             events_dropped: self.events.dropped(),
             peers,
             conns,
+        }
+    }
+
+    fn peer_row(&self, p: &Peer) -> PeerRow {
+        let relay = p.path.is_relayed() || (self.config.relay_only && self.me.beacon.is_some());
+        let endpoint = p.endpoint(self.me.beacon, self.config.relay_only);
+        let streams = self.conns.of_peer(p.node).iter().filter_map(|id| self.conns.get(*id)?.srtt());
+        let (lost, sent) = p.session.as_ref().map_or((0, 0), Session::lost_on_the_way);
+        PeerRow {
+            node: p.node,
+            endpoint,
+            encrypted: p.session.is_some(),
+            authenticated: p.session.as_ref().is_some_and(|s| s.authenticated),
+            relay,
+            enhanced: matches!(p.abilities, Abilities::Enhanced { .. }),
+            path: match endpoint {
+                None => PathKind::None,
+                Some(_) if relay => PathKind::Relay,
+                Some(_) if p.path.is_lan() => PathKind::Lan,
+                Some(_) => PathKind::Direct,
+            },
+            pinned: p.path.is_pinned(),
+            heard: p.session.is_some().then(|| self.clock.since(p.heard)),
+            rtt: streams.min().or(p.rtt),
+            loss_permille: u32::try_from(u128::from(lost) * 1000 / u128::from(sent.max(1))).unwrap_or(1000),
+            rekeys: p.rekeys,
         }
     }
 }

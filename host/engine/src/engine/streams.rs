@@ -123,6 +123,7 @@ impl Engine {
             config: &self.config,
             events: &mut self.events,
             pieces: &mut self.pieces,
+            pressed: false,
             unix_nanos: None,
             peer_heard: Instant::ZERO,
         };
@@ -168,11 +169,13 @@ impl Engine {
                 segment: if loopback { c.jumbo_segment.min(segment) } else { c.segment },
                 outstanding: usize::from(u16::MAX),
                 enhanced: true,
+                local: loopback,
             },
             _ => Limits {
                 segment: if loopback { c.loopback_segment } else { c.segment },
                 outstanding: GO_OUTSTANDING,
                 enhanced: false,
+                local: loopback,
             },
         }
     }
@@ -185,16 +188,19 @@ impl Engine {
         run: impl FnOnce(&mut Conn, &mut Cx<'_>) -> T,
     ) -> Option<T> {
         let conn = self.conns.get_mut(id)?;
+        let held = conn.held();
         let peer = self.peers.get(&conn.info.remote.node);
         let mut cx = Cx {
             now,
             config: &self.config,
             events: &mut self.events,
             pieces: &mut self.pieces,
+            pressed: self.held >= self.config.stream_memory,
             unix_nanos: self.me.unix_nanos(now),
             peer_heard: peer.map_or(Instant::ZERO, |p| p.vouches_for(conn.opened)),
         };
         let result = run(conn, &mut cx);
+        self.held = (self.held + conn.held()).saturating_sub(held);
         self.conns.queue(id);
         self.settle_conn(now, id);
         Some(result)
@@ -204,6 +210,7 @@ impl Engine {
     pub(super) fn settle_conn(&mut self, now: Instant, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
         if conn.is_gone() {
+            self.held = self.held.saturating_sub(conn.held());
             self.conns.remove(id);
         } else {
             if conn.state() == State::Closed {
@@ -238,7 +245,7 @@ impl Engine {
         }
         match wish {
             Some(Wish::TryRelay) => {
-                self.try_relay(node);
+                self.try_relay(now, node);
                 self.resolve_anew(now, node);
             }
             Some(Wish::DialFailed) => {
@@ -250,12 +257,12 @@ impl Engine {
         }
     }
 
-    fn try_relay(&mut self, node: u32) {
-        if self.me.beacon.is_some()
+    fn try_relay(&mut self, now: Instant, node: u32) {
+        if self.may_relay(now, node)
             && let Some(peer) = self.peers.get_mut(&node)
             && peer.path.use_relay(false)
         {
-            self.events.notice(Notice::RelayActivated { peer: node });
+            self.note_relayed(node);
         }
     }
 
@@ -279,7 +286,9 @@ impl Engine {
     pub(super) fn close_listener(&mut self, listener: Listener) {
         for id in listener.queue {
             if let Some(conn) = self.conns.get_mut(id) {
+                let held = conn.held();
                 conn.reset();
+                self.held = (self.held + conn.held()).saturating_sub(held);
                 self.conns.queue(id);
             }
         }

@@ -6,6 +6,7 @@ use pilot_wire::{packet, tunnel};
 use super::peer::Abilities;
 use super::*;
 use crate::query::Resolution;
+use pilot_wire::beacon;
 
 const A: u32 = 1;
 const B: u32 = 2;

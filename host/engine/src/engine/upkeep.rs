@@ -26,6 +26,8 @@ const UPGRADE: Duration = Duration::from_secs(15);
 /// Probes of one try, and the time between them.
 const DIRECT_PROBES: u32 = 5;
 const DIRECT_PROBE_SPACING: Duration = Duration::from_millis(200);
+/// A peer's probes are answered with our own at most this often.
+const PROBE_ANSWERS: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Makes an entry for a peer.
@@ -143,7 +145,6 @@ impl Engine {
 
     /// Tries the direct way to a relayed peer.
     fn try_direct(&mut self, now: Instant, node: u32) {
-        let ttl = self.config.resolve_ttl;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if self.config.relay_only
             || !peer.path.is_relayed()
@@ -154,8 +155,10 @@ impl Engine {
         }
         peer.upgrade = now + UPGRADE;
         peer.path.unpin();
-        let (has_address, resolve) = (peer.path.direct().is_some(), peer.path.should_resolve(now, ttl));
+        // The peer may have found a better place since: an old address is no reason to stay on the relay.
+        let (has_address, resolve) = (peer.path.direct().is_some(), peer.path.should_resolve(now, UPGRADE));
         if has_address {
+            peer.probed = Some(now);
             peer.direct_probes = Some((DIRECT_PROBES, now));
         }
         if resolve && !self.questions.ask(now, Query::Resolve { node }, Purpose::Resolve { node }) {
@@ -164,6 +167,30 @@ impl Engine {
         if has_address {
             self.request_punch(node);
         }
+    }
+
+    /// The beacon says that the node at `at` wants to be reached straight. If we reach it so already, it does not know:
+    /// it sees that when it hears us.
+    pub(super) fn on_punch_command(&mut self, now: Instant, at: std::net::SocketAddr) {
+        let there = |p: &&Peer| p.path.direct() == Some(at) && p.session.is_some();
+        if let Some(node) = self.peers.values().find(there).map(|p| p.node) {
+            self.answer_direct_probe(now, node);
+        }
+    }
+
+    /// A probe came straight from a peer that wants to leave the relay: it needs to hear us straight too, and may have nothing
+    /// else to hear. Spaced, so that answers are not answered.
+    pub(super) fn answer_direct_probe(&mut self, now: Instant, node: u32) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.path.is_relayed()
+            || peer.direct_probes.is_some()
+            || peer.probed.is_some_and(|at| now.since(at) < PROBE_ANSWERS)
+        {
+            return;
+        }
+        peer.probed = Some(now);
+        peer.direct_probes = Some((DIRECT_PROBES, now));
+        self.arm_peer(node);
     }
 
     /// Asks the beacon to have both sides punch.
@@ -196,6 +223,17 @@ impl Engine {
         }
         if punch && !keep && !self.config.relay_only {
             self.request_punch(node);
+            // A peer heard through the beacon only: now that its address is known, it is tried at once.
+            if let Some(peer) = self.peers.get_mut(&node)
+                && peer.session.is_some()
+                && peer.path.is_relayed()
+                && peer.direct_probes.is_none()
+            {
+                peer.path.unpin();
+                peer.probed = Some(now);
+                peer.direct_probes = Some((DIRECT_PROBES, now));
+                self.arm_peer(node);
+            }
         }
         if !self.peers.get(&node).is_some_and(|p| p.path.is_hopeful(self.me.beacon))
             && !self.config.relay_only
@@ -268,8 +306,8 @@ impl Engine {
     }
 
     /// See [`Engine::handle_send_error`].
-    pub(super) fn on_send_error(&mut self, to: std::net::SocketAddr) {
-        let has_beacon = self.me.beacon.is_some();
+    pub(super) fn on_send_error(&mut self, now: Instant, to: std::net::SocketAddr) {
+        let has_beacon = self.may_relay(now, 0);
         for (node, peer) in &mut self.peers {
             if peer.path.direct() == Some(to) && peer.path.send_failed(has_beacon) {
                 self.events.notice(Notice::RelayActivated { peer: *node });

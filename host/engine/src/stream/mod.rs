@@ -6,8 +6,10 @@
 
 pub(crate) mod cc;
 pub(crate) mod conn;
+pub(crate) mod pacer;
 pub(crate) mod pieces;
 pub(crate) mod ranges;
+pub(crate) mod rate;
 pub(crate) mod recv;
 pub(crate) mod rtt;
 pub(crate) mod scoreboard;

@@ -16,6 +16,12 @@ use pilot_wire::sack;
 
 /// Segments that may wait beyond holes.
 const MAX_PARKED: usize = 8192;
+/// What a segment beyond a hole costs besides its bytes.
+const PARKED_OVERHEAD: usize = 128;
+/// Bytes a stream may leave unread while memory is short.
+const PRESSED_CAPACITY: usize = 64 * 1024;
+/// The buffer has room for what arrives in this many round trips.
+const ROUNDS_HELD: u64 = 4;
 /// Segments that may wait unread where their boundaries are kept, so that tiny ones do not cost more than they weigh.
 const MAX_CHUNKS: usize = 1024;
 /// The slot size the window is counted in until a larger segment was seen.
@@ -49,16 +55,28 @@ pub(crate) struct Receiver {
     /// The application is gone: count, acknowledge, throw away.
     discard: bool,
     parked: BTreeMap<u64, Bytes>,
+    parked_bytes: usize,
     arrived: RangeSet,
     /// Starts of the segments that last extended `arrived`, latest first.
     recent: VecDeque<u64>,
     /// Offset behind the highest byte seen.
     highest: u64,
     capacity: usize,
+    max_capacity: usize,
+    /// Memory for all streams is short.
+    pressed: bool,
+    arriving: Arriving,
     slot: usize,
     advertised: u16,
     ack: AckState,
     stats: RecvStats,
+}
+
+/// What arrived since `from`, to see how much of a window the peer needs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arriving {
+    from: Instant,
+    bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -81,8 +99,8 @@ pub(crate) struct RecvStats {
 }
 
 impl Receiver {
-    /// A receiver for a peer whose SYN carried `isn`. `capacity` bytes may stay unread.
-    pub(crate) fn new(isn: u32, capacity: usize, keep_boundaries: bool) -> Self {
+    /// A receiver for a peer whose SYN carried `isn`. `capacity` bytes may stay unread, later up to `max_capacity`.
+    pub(crate) fn new(isn: u32, capacity: usize, max_capacity: usize, keep_boundaries: bool) -> Self {
         Self {
             isn: Isn(isn),
             next: 1,
@@ -94,10 +112,14 @@ impl Receiver {
             keep_boundaries,
             discard: false,
             parked: BTreeMap::new(),
+            parked_bytes: 0,
             arrived: RangeSet::default(),
             recent: VecDeque::new(),
             highest: 1,
             capacity: capacity.max(MIN_SLOT),
+            max_capacity,
+            pressed: false,
+            arriving: Arriving::default(),
             slot: MIN_SLOT,
             advertised: u16::MAX,
             ack: AckState { quick: QUICK, ..AckState::default() },
@@ -135,6 +157,16 @@ impl Receiver {
         self.parked.len()
     }
 
+    /// Memory it holds for data.
+    pub(crate) fn held(&self) -> usize {
+        self.unread + self.parked_bytes + self.parked.len() * PARKED_OVERHEAD
+    }
+
+    /// Whether the memory for all streams is used up, from now on.
+    pub(crate) fn set_pressed(&mut self, pressed: bool) {
+        self.pressed = pressed;
+    }
+
     /// The last window that went out.
     pub(crate) fn advertised(&self) -> u16 {
         self.advertised
@@ -151,7 +183,8 @@ impl Receiver {
         let end = at + payload.len() as u64;
         let room = (2 * self.capacity).saturating_sub(self.unread) as u64;
         let crowded = at > self.next && self.parked.len() >= MAX_PARKED
-            || self.keep_boundaries && self.pieces.len() >= MAX_CHUNKS;
+            || self.keep_boundaries && self.pieces.len() >= MAX_CHUNKS
+            || self.pressed && (at > self.next || self.unread >= PRESSED_CAPACITY);
         if end <= self.next || end > self.next + room || crowded {
             // Old, or beyond what may be stored: say where we are.
             self.acknowledge_duplicate();
@@ -223,6 +256,7 @@ impl Receiver {
         for (start, stop) in self.arrived.gaps(at, end) {
             #[allow(clippy::cast_possible_truncation)] // both within the payload
             let part = &payload[(start - at) as usize..(stop - at) as usize];
+            self.parked_bytes += part.len();
             self.parked.insert(start, Bytes::copy_from_slice(part));
         }
         self.arrived.insert(at, end);
@@ -237,6 +271,7 @@ impl Receiver {
             && *entry.key() <= self.next
         {
             let (at, mut bytes) = entry.remove_entry();
+            self.parked_bytes -= bytes.len();
             let known = usize::try_from(self.next - at).unwrap_or(usize::MAX);
             if known >= bytes.len() {
                 continue;
@@ -339,7 +374,8 @@ impl Receiver {
 
     /// The window to advertise now, in segment slots (stream.md section 3).
     pub(crate) fn window(&self) -> u16 {
-        let free = self.capacity.saturating_sub(self.unread);
+        let capacity = if self.pressed { self.capacity.min(PRESSED_CAPACITY) } else { self.capacity };
+        let free = capacity.saturating_sub(self.unread);
         u16::try_from(free / self.slot).unwrap_or(u16::MAX)
     }
 
@@ -357,6 +393,22 @@ impl Receiver {
             self.ack.now = true;
         }
         Some(piece)
+    }
+
+    /// Makes the buffer larger when so much arrives in a round trip that the window could hold the peer back, and the
+    /// application keeps up with it. `rtt` is the path's, once it is known.
+    pub(crate) fn tune(&mut self, now: Instant, len: usize, rtt: Option<Duration>) {
+        self.arriving.bytes += len as u64;
+        let Some(rtt) = rtt else { return };
+        let since = now.since(self.arriving.from);
+        if since < rtt {
+            return;
+        }
+        let wanted = usize::try_from(self.arriving.bytes * ROUNDS_HELD).unwrap_or(usize::MAX);
+        if !self.pressed && since < 2 * rtt && wanted > self.capacity && self.unread < self.capacity / 4 {
+            self.capacity = wanted.min(self.max_capacity).max(self.capacity);
+        }
+        self.arriving = Arriving { from: now, bytes: 0 };
     }
 
     /// Nothing happened for a while: memory that holds nothing is given up.
@@ -380,6 +432,7 @@ impl Receiver {
     /// Forgets what will never be completed.
     pub(crate) fn abandon(&mut self) {
         self.parked.clear();
+        self.parked_bytes = 0;
         self.arrived.clear();
     }
 }
@@ -392,7 +445,7 @@ mod tests {
     const NOW: Instant = Instant::ZERO;
 
     fn receiver() -> Receiver {
-        Receiver::new(0, 1 << 20, false)
+        Receiver::new(0, 1 << 20, 1 << 20, false)
     }
 
     fn read_all(r: &mut Receiver) -> Vec<u8> {
@@ -468,7 +521,7 @@ mod tests {
 
     #[test]
     fn the_window_counts_slots_of_the_largest_segment_seen() {
-        let mut r = Receiver::new(0, 4 << 20, false);
+        let mut r = Receiver::new(0, 4 << 20, 4 << 20, false);
         assert_eq!(r.window(), 3640);
         r.on_data(NOW, &mut Pieces::default(), 1, &[0; 4096]);
         assert_eq!(r.window(), 1023);
@@ -478,7 +531,7 @@ mod tests {
 
     #[test]
     fn a_window_that_opens_again_is_announced_once() {
-        let mut r = Receiver::new(0, 11_520, false);
+        let mut r = Receiver::new(0, 11_520, 11_520, false);
         for i in 0..10 {
             r.on_data(NOW, &mut Pieces::default(), 1 + 1152 * i, &[0; 1152]);
         }
@@ -498,7 +551,7 @@ mod tests {
 
     #[test]
     fn what_goes_far_beyond_the_window_is_dropped() {
-        let mut r = Receiver::new(0, 10_000, false);
+        let mut r = Receiver::new(0, 10_000, 10_000, false);
         assert!(!r.on_data(NOW, &mut Pieces::default(), 1 + 20_000, &[0; 100]));
         assert_eq!(r.parked(), 0);
         assert!(!r.on_data(NOW, &mut Pieces::default(), 2, &[0; 100]));
@@ -507,7 +560,7 @@ mod tests {
 
     #[test]
     fn boundaries_are_kept_on_request() {
-        let mut r = Receiver::new(0, 10_000, true);
+        let mut r = Receiver::new(0, 10_000, 10_000, true);
         r.on_data(NOW, &mut Pieces::default(), 1, b"ab");
         r.on_data(NOW, &mut Pieces::default(), 3, b"cd");
         assert_eq!(r.read(99).unwrap(), "ab");
@@ -522,7 +575,7 @@ mod tests {
             isn in any::<u32>(),
         ) {
             let message: Vec<u8> = (0..1000_u32).map(|i| (i * 7 % 251).to_le_bytes()[0]).collect();
-            let mut r = Receiver::new(isn, 1 << 20, false);
+            let mut r = Receiver::new(isn, 1 << 20, 1 << 20, false);
             let mut got = Vec::new();
             let in_order = (0..10).map(|i| (i * 100, 100));
             for (at, len) in cuts.into_iter().chain(in_order) {

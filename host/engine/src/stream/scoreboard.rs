@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::ranges::RangeSet;
+use super::rate::{Departure, Sampler};
 use crate::time::{Duration, Instant};
 
 /// Segments that must have overtaken another before it counts as lost without waiting.
@@ -27,6 +28,7 @@ struct Segment {
     /// Number of its last transmission; transmissions of a stream are counted.
     tx: u64,
     sent: Instant,
+    departure: Departure,
     repeated: bool,
     /// Shorter than a full segment, so it holds back another short one.
     short: bool,
@@ -84,6 +86,7 @@ pub(crate) struct Scoreboard {
     overtaking: u32,
     /// The path has been seen to reorder.
     reorders: bool,
+    pub(crate) rate: Sampler,
 }
 
 impl Scoreboard {
@@ -119,11 +122,13 @@ impl Scoreboard {
     /// Records the first transmission of the next segment.
     pub(crate) fn sent(&mut self, now: Instant, start: u64, len: u32, short: bool) {
         let tx = self.next_transmission(start);
+        let departure = self.rate.departs(now, self.in_flight == 0);
         self.segments.push_back(Segment {
             start,
             len,
             tx,
             sent: now,
+            departure,
             repeated: false,
             short,
             fate: Fate::InFlight,
@@ -138,7 +143,9 @@ impl Scoreboard {
             return;
         }
         let tx = self.next_transmission(start);
+        let departure = self.rate.departs(now, self.in_flight == 0);
         if let Some(segment) = self.find(start) {
+            segment.departure = departure;
             (segment.tx, segment.sent, segment.repeated, segment.fate) = (tx, now, true, Fate::InFlight);
             self.in_flight += u64::from(segment.len);
         }
@@ -214,6 +221,7 @@ impl Scoreboard {
     fn deliver(&mut self, now: Instant, segment: &Segment, min_rtt: Duration, delivery: &mut Delivery) {
         delivery.bytes += u64::from(segment.len);
         let rtt = now.since(segment.sent);
+        self.rate.arrived(now, segment.len.into(), segment.departure, segment.sent);
         if segment.end() < self.highest && !segment.repeated {
             self.reorders = true;
         }

@@ -8,7 +8,8 @@ mod timers;
 use bytes::Bytes;
 use pilot_wire::sack;
 
-use super::cc::{Acked, Controller, Cubic};
+use super::cc::{Acked, Bbr, Controller, Cubic};
+use super::pacer::Pacer;
 use super::rtt::Rtt;
 use super::scoreboard::{Delivery, Scoreboard};
 use super::sendbuf::SendBuffer;
@@ -32,6 +33,8 @@ pub(crate) struct Limits {
     pub(crate) outstanding: usize,
     /// The peer is one of ours: large windows, acknowledgements within 5 ms, SACK counts as duplicate.
     pub(crate) enhanced: bool,
+    /// The path does not leave this machine.
+    pub(crate) local: bool,
 }
 
 /// A range of data to send.
@@ -93,6 +96,9 @@ pub(crate) struct Sender {
     board: Scoreboard,
     rtt: Rtt,
     cc: Box<dyn Controller>,
+    pacer: Pacer,
+    /// Something could be sent, but not before then.
+    paced_until: Option<Instant>,
     /// First unacknowledged offset.
     una: u64,
     /// Next offset never sent.
@@ -130,7 +136,9 @@ impl Sender {
             buffer: SendBuffer::new(1),
             board: Scoreboard::default(),
             rtt: Rtt::default(),
-            cc: Box::new(Cubic::new()),
+            cc: controller(limits),
+            pacer: Pacer::new(now),
+            paced_until: None,
             una: 1,
             next: 1,
             window: None,
@@ -152,6 +160,9 @@ impl Sender {
 
     /// What the path and the peer allow from now on.
     pub(crate) fn set_limits(&mut self, limits: Limits) {
+        if self.limits.local != limits.local && self.next == 1 {
+            self.cc = controller(limits); // the path became known after the dial
+        }
         if self.limits.segment != limits.segment {
             self.cc.set_segment(limits.segment as u64);
         }
@@ -184,6 +195,11 @@ impl Sender {
     /// Bytes written and not acknowledged.
     pub(crate) fn buffered(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// Bytes the path holds in flight, as far as the controller knows; 0 on this machine, where that means nothing.
+    pub(crate) fn path_holds(&self) -> usize {
+        if self.limits.local { 0 } else { usize::try_from(self.cc.window()).unwrap_or(usize::MAX) }
     }
 
     /// Whether everything written was acknowledged.
@@ -226,7 +242,18 @@ impl Sender {
     }
 
     /// The next data to send, if any may be sent now. Sending it is reported by [`Sender::sent`].
-    pub(crate) fn plan(&mut self) -> Option<DataPlan> {
+    pub(crate) fn plan(&mut self, now: Instant) -> Option<DataPlan> {
+        self.paced_until = None;
+        let plan = self.plan_unpaced()?;
+        if self.forced == 0
+            && let Some(rate) = self.cc.pace()
+        {
+            self.paced_until = self.pacer.wait(now, rate, self.limits.segment as u64);
+        }
+        self.paced_until.is_none().then_some(plan)
+    }
+
+    fn plan_unpaced(&mut self) -> Option<DataPlan> {
         let window = self.cc.window();
         if self.board.has_lost()
             && let Some((start, len)) = self.board.first_lost()
@@ -236,6 +263,9 @@ impl Sender {
         }
         let unsent = self.buffer.end() - self.next;
         if unsent == 0 {
+            if self.board.in_flight() < window {
+                self.board.rate.limited_by_application(self.board.in_flight());
+            }
             return None;
         }
         if self.window == Some(0) && self.board.is_empty() {
@@ -272,6 +302,7 @@ impl Sender {
             self.timer_base = now;
         }
         self.last_sent = now;
+        self.pacer.sent(plan.len);
         self.forced = self.forced.saturating_sub(1);
         self.stats.segments += 1;
         if plan.repeat {
@@ -339,15 +370,25 @@ impl Sender {
         {
             self.repair = Repair::None;
         }
-        self.look_for_losses(now);
-        if delivery.bytes > 0 && !matches!(self.repair, Repair::Fast(_)) {
+        let lost = self.look_for_losses(now);
+        if delivery.bytes > 0 {
             let window = self.cc.window();
             let limited = if window < self.cc.ssthresh() {
                 in_flight * 2 >= window
             } else {
                 in_flight + 4 * self.limits.segment as u64 >= window
             };
-            self.cc.on_ack(Acked { now, bytes: delivery.bytes, limited }, &self.rtt);
+            let acked = Acked {
+                now,
+                bytes: delivery.bytes,
+                lost,
+                in_flight: self.board.in_flight(),
+                limited,
+                repairing: matches!(self.repair, Repair::Fast(_)),
+                rtt: delivery.rtt,
+                sample: self.board.rate.sample(now, self.rtt.min()),
+            };
+            self.cc.on_ack(acked, &self.rtt);
         }
         delivery.bytes > 0 || advanced
     }
@@ -370,12 +411,14 @@ impl Sender {
         }
     }
 
-    fn look_for_losses(&mut self, now: Instant) {
+    /// Gives the bytes newly considered lost.
+    fn look_for_losses(&mut self, now: Instant) -> u64 {
         let losses = self.board.find_losses(now, self.rtt.min(), self.rtt.smoothed().unwrap_or_default());
         self.look_again = losses.again;
         if losses.bytes > 0 {
             self.begin_repair(now);
         }
+        losses.bytes
     }
 
     fn begin_repair(&mut self, now: Instant) {
@@ -408,6 +451,11 @@ impl Sender {
             stats: self.stats,
         }
     }
+}
+
+/// CUBIC on this machine, a model of the path elsewhere.
+fn controller(limits: Limits) -> Box<dyn Controller> {
+    if limits.local { Box::new(Cubic::new()) } else { Box::new(Bbr::new()) }
 }
 
 /// A picture of the sending half.

@@ -100,6 +100,8 @@ pub(crate) struct Session {
     prefix: Prefix,
     counter: u64,
     epochs: Epochs,
+    /// Of the newest epoch: its first counter, the highest, and how many opened.
+    arrivals: (u64, u64, u64),
     auth_failures: u32,
     replays: u32,
     outside: u32,
@@ -128,6 +130,7 @@ impl Session {
             prefix,
             counter: from.counter,
             epochs: from.epochs,
+            arrivals: (0, 0, 0),
             auth_failures: 0,
             replays: 0,
             outside: 0,
@@ -206,7 +209,15 @@ impl Session {
         // The frame opened, so whatever becomes of it, the peer has our key.
         let verdict = self.epochs.judge(now, header.prefix, header.counter);
         match verdict {
-            Verdict::NewEpoch | Verdict::Fresh => (self.replays, self.outside) = (0, 0),
+            Verdict::NewEpoch => {
+                (self.replays, self.outside) = (0, 0);
+                self.arrivals = (header.counter, header.counter, 1);
+            }
+            Verdict::Fresh => {
+                (self.replays, self.outside) = (0, 0);
+                let (first, highest, opened) = self.arrivals;
+                self.arrivals = (first.min(header.counter), highest.max(header.counter), opened + 1);
+            }
             Verdict::FreshOlder => {}
             Verdict::Replay => {
                 self.replays += 1;
@@ -222,6 +233,13 @@ impl Session {
         self.auth_failures = 0;
         self.alive = now;
         Ok(())
+    }
+
+    /// Frames of the peer's newest epoch that never came, and all it sent in it, as far as the counters tell.
+    pub(crate) fn lost_on_the_way(&self) -> (u64, u64) {
+        let (first, highest, opened) = self.arrivals;
+        let sent = highest.saturating_sub(first).saturating_add(1).max(opened);
+        (sent - opened, sent)
     }
 
     /// Counts a frame that did not open, if it came from where the peer is: anyone else could end the session otherwise.

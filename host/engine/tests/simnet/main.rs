@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used)] // a test crate
 
 mod feb;
+mod flood;
 mod hostile;
 mod life;
+mod nat;
 mod net;
 mod paths;
+mod table;
 mod transfer;

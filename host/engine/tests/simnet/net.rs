@@ -1,8 +1,8 @@
 //! The network: hosts, links, beacon, registry, clock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -97,6 +97,11 @@ pub struct Host {
     pub direct_blocked: bool,
     /// Nothing leaves the host while true.
     pub cut_off: bool,
+    /// What stands between the host and the network.
+    pub nat: Option<Nat>,
+    /// The process is stopped: nothing runs; what arrives waits in the socket's buffer.
+    pub frozen: bool,
+    socket_buffer: Vec<(SocketAddr, Vec<u8>)>,
     /// How many datagrams it sent by their fourth byte: `S`, `A`, `K`, `P` for frames.
     pub kinds: BTreeMap<u8, u64>,
 }
@@ -171,6 +176,69 @@ impl Host {
     }
 }
 
+/// The kinds of NAT of RFC 3489.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatKind {
+    /// One mapping per host; anyone may send to it.
+    FullCone,
+    /// One mapping per host; addresses it has sent to may answer, from any port.
+    Restricted,
+    /// One mapping per host; only what it has sent to may answer.
+    PortRestricted,
+    /// A mapping per destination; only that may answer.
+    Symmetric,
+}
+
+/// A NAT with one host behind it.
+pub struct Nat {
+    pub kind: NatKind,
+    pub ip: IpAddr,
+    next_port: u16,
+    /// Public ports by destination; by nothing for cones.
+    mappings: BTreeMap<Option<SocketAddr>, u16>,
+    contacted: BTreeSet<(u16, SocketAddr)>,
+}
+
+impl Nat {
+    pub fn new(kind: NatKind, ip: &str) -> Self {
+        Self {
+            kind,
+            ip: ip.parse().unwrap(),
+            next_port: 20_000,
+            mappings: BTreeMap::new(),
+            contacted: BTreeSet::new(),
+        }
+    }
+
+    /// Forgets everything, as a router does when it starts anew.
+    pub fn reboot(&mut self) {
+        self.mappings.clear();
+        self.contacted.clear();
+    }
+
+    /// The public source of a datagram to `to`.
+    fn outbound(&mut self, to: SocketAddr) -> SocketAddr {
+        let key = (self.kind == NatKind::Symmetric).then_some(to);
+        let fresh = self.next_port;
+        let port = *self.mappings.entry(key).or_insert(fresh);
+        self.next_port += u16::from(port == fresh);
+        self.contacted.insert((port, to));
+        SocketAddr::new(self.ip, port)
+    }
+
+    /// Whether a datagram from `from` to the public address `to` gets in.
+    fn admits(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        let mut contacted = self.contacted.iter().filter(|(port, _)| *port == to.port());
+        to.ip() == self.ip
+            && self.mappings.values().any(|port| *port == to.port())
+            && match self.kind {
+                NatKind::FullCone => true,
+                NatKind::Restricted => contacted.any(|(_, peer)| peer.ip() == from.ip()),
+                NatKind::PortRestricted | NatKind::Symmetric => contacted.any(|(_, peer)| *peer == from),
+            }
+    }
+}
+
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Flight {
     at: Instant,
@@ -194,12 +262,22 @@ pub struct Net {
     beacon: Option<BTreeMap<u32, SocketAddr>>,
     /// The registry does not answer while false.
     pub registry_up: bool,
+    /// The beacon does not answer while false.
+    pub beacon_up: bool,
+    /// The hosts' membership asks the beacon every 25 s, as pilot-host does.
+    next_discover: Instant,
+    /// Datagrams longer than this are lost, in bytes of UDP payload.
+    pub mtu: usize,
     pub relay_only: Vec<u32>,
     /// Every datagram ever sent, when switched on: (from, to, bytes).
     pub tap: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
 }
 
 pub const PORT: u16 = 1000;
+/// How often a host's membership asks the beacon.
+const DISCOVER: Duration = secs(25);
+/// Datagrams a stopped process finds in its socket.
+const SOCKET_BUFFER: usize = 2000;
 
 pub fn beacon_addr() -> SocketAddr {
     "192.0.2.1:9001".parse().unwrap()
@@ -217,6 +295,9 @@ impl Net {
             free: BTreeMap::new(),
             beacon: None,
             registry_up: true,
+            beacon_up: true,
+            next_discover: Instant::from_nanos(1) + DISCOVER,
+            mtu: usize::MAX,
             relay_only: Vec::new(),
             tap: None,
         }
@@ -275,6 +356,9 @@ impl Net {
             sent: 0,
             direct_blocked: false,
             cut_off: false,
+            nat: None,
+            frozen: false,
+            socket_buffer: Vec::new(),
             kinds: BTreeMap::new(),
         });
         index
@@ -310,8 +394,8 @@ impl Net {
         if let Some(tap) = &mut self.tap {
             tap.push((from, to, data.clone()));
         }
-        let copies = if self.dice.roll(1000) < self.link.loss { 0 } else { 1 };
-        let copies = copies + u64::from(copies > 0 && self.dice.roll(1000) < self.link.repeat);
+        let lost = self.dice.roll(1000) < self.link.loss || data.len() > self.mtu;
+        let copies = 1 + u64::from(!lost && self.dice.roll(1000) < self.link.repeat);
         for _ in 0..copies {
             let mut leaves = self.now;
             if let Some((rate, buffer)) = self.link.rate {
@@ -324,6 +408,9 @@ impl Net {
                 leaves = start + Duration::from_nanos(data.len() as u64 * 1_000_000_000 / rate);
                 *free = leaves;
             }
+            if lost {
+                continue; // on the way, after it took its share of the link
+            }
             let jitter = u64::try_from(self.link.jitter.as_nanos()).unwrap();
             let at = leaves + self.link.latency + Duration::from_nanos(self.dice.roll(jitter + 1));
             self.numbers += 1;
@@ -335,6 +422,9 @@ impl Net {
     /// Lets a host do everything it can do now.
     fn pump(&mut self, i: usize) {
         let now = self.now;
+        if self.hosts[i].frozen {
+            return;
+        }
         loop {
             let mut busy = false;
             while let Some(event) = self.hosts[i].engine.poll_event() {
@@ -352,7 +442,8 @@ impl Net {
             let mut buf = Vec::new();
             while let Some(t) = self.hosts[i].engine.poll_transmit(now, &mut buf, 16) {
                 busy = true;
-                let from = self.hosts[i].addr;
+                let own = self.hosts[i].addr;
+                let from = self.hosts[i].nat.as_mut().map_or(own, |nat| nat.outbound(t.to));
                 let run = std::mem::take(&mut buf);
                 assert_eq!(run.len(), t.size);
                 for datagram in run.chunks(t.segment_size.unwrap_or(t.size)) {
@@ -372,6 +463,30 @@ impl Net {
         }
     }
 
+    /// Where the registry believes a host to be: where the beacon saw it.
+    fn registered_addr(&self, host: &Host) -> SocketAddr {
+        let seen = self.beacon.as_ref().and_then(|nodes| nodes.get(&host.node).copied());
+        seen.filter(|_| host.nat.is_some())
+            .or(host.engine.snapshot().observed.filter(|_| host.nat.is_some()))
+            .unwrap_or(host.addr)
+    }
+
+    /// The beacon's process is killed and started again: it knows nobody.
+    pub fn restart_beacon(&mut self) {
+        self.beacon = Some(BTreeMap::new());
+        self.beacon_up = true;
+    }
+
+    /// A stopped process goes on: it finds what its socket could hold, and a clock that has run.
+    pub fn thaw(&mut self, i: usize) {
+        self.hosts[i].frozen = false;
+        let now = self.now;
+        for (from, mut data) in std::mem::take(&mut self.hosts[i].socket_buffer) {
+            self.hosts[i].engine.handle_datagram(now, from, &mut data);
+        }
+        self.hosts[i].engine.handle_timeout(now);
+    }
+
     fn look_up(&self, i: usize, query: &Query) -> Option<Answer> {
         let find = |node: u32| self.hosts.iter().find(|h| h.node == node);
         if !self.registry_up && matches!(query, Query::Resolve { .. } | Query::PeerKey { .. }) {
@@ -380,7 +495,7 @@ impl Net {
         Some(match query {
             Query::Resolve { node } => match find(*node) {
                 Some(host) => Answer::Resolved(Resolution {
-                    real_addr: Some(host.addr),
+                    real_addr: Some(self.registered_addr(host)),
                     lan_addrs: Vec::new(),
                     relay_only: self.relay_only.contains(node),
                 }),
@@ -395,7 +510,7 @@ impl Net {
 
     /// The beacon's part of the protocol.
     fn on_beacon(&mut self, from: SocketAddr, data: &[u8]) {
-        let Some(nodes) = &mut self.beacon else { return };
+        let Some(nodes) = self.beacon.as_mut().filter(|_| self.beacon_up) else { return };
         let mut answers = Vec::new();
         match beacon::decode(data) {
             Ok(beacon::Message::Discover { node, .. }) => {
@@ -426,9 +541,19 @@ impl Net {
     fn deliver(&mut self, flight: Flight) {
         if flight.to == beacon_addr() {
             self.on_beacon(flight.from, &flight.data);
-        } else if let Some(host) = self.hosts.iter_mut().find(|h| h.addr == flight.to) {
+            return;
+        }
+        let reached = |h: &&mut Host| match &h.nat {
+            Some(nat) => nat.admits(flight.from, flight.to),
+            None => h.addr == flight.to,
+        };
+        if let Some(host) = self.hosts.iter_mut().find(reached) {
             let mut data = flight.data;
-            host.engine.handle_datagram(self.now, flight.from, &mut data);
+            if !host.frozen {
+                host.engine.handle_datagram(self.now, flight.from, &mut data);
+            } else if host.socket_buffer.len() < SOCKET_BUFFER {
+                host.socket_buffer.push((flight.from, data));
+            }
         }
     }
 
@@ -438,8 +563,9 @@ impl Net {
             self.pump(i);
         }
         let flight = self.flights.peek().map(|Reverse(f)| f.at);
-        let timers = self.hosts.iter().filter_map(|h| h.engine.poll_timeout());
-        let Some(next) = timers.chain(flight).min() else { return false };
+        let timers = self.hosts.iter().filter(|h| !h.frozen).filter_map(|h| h.engine.poll_timeout());
+        let discover = self.beacon.is_some().then_some(self.next_discover);
+        let Some(next) = timers.chain(flight).chain(discover).min() else { return false };
         if next > until {
             self.now = until;
             return false;
@@ -449,7 +575,13 @@ impl Net {
             let Some(Reverse(flight)) = self.flights.pop() else { break };
             self.deliver(flight);
         }
-        for host in &mut self.hosts {
+        if self.beacon.is_some() && self.next_discover <= self.now {
+            self.next_discover = self.now + DISCOVER;
+            for host in self.hosts.iter_mut().filter(|h| !h.frozen) {
+                host.engine.discover(self.now);
+            }
+        }
+        for host in self.hosts.iter_mut().filter(|h| !h.frozen) {
             if host.engine.poll_timeout().is_some_and(|t| t <= self.now) {
                 host.engine.handle_timeout(self.now);
             }

@@ -296,6 +296,7 @@ impl Driver {
             Command::Configure(change) => change(engine, now),
             Command::Answer(id, answer) => engine.answer(now, id, answer),
             Command::Snapshot(reply) => {
+                engine.handle_timeout(now);
                 let _ = reply.send(engine.snapshot());
             }
         }

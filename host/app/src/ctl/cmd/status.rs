@@ -122,7 +122,17 @@ pub(crate) async fn peers(ctx: &Context, args: Peers) -> Outcome {
                 "" => "-".to_owned(),
                 endpoint => endpoint.to_owned(),
             },
-            if p["relay"] == Value::Bool(true) { "relay".to_owned() } else { "direct".to_owned() },
+            match (text(p, "path"), p["relay"] == Value::Bool(true)) {
+                ("", true) => "relay".to_owned(),
+                ("", false) => "direct".to_owned(),
+                (path, _) => path.to_owned(),
+            },
+            p["last_heard_ms"]
+                .as_u64()
+                .map_or("-".to_owned(), |ms| format!("{:.1} s ago", ms as f64 / 1000.0)),
+            p["rtt_ms"].as_u64().map_or("-".to_owned(), |ms| format!("{ms} ms")),
+            p["loss"].as_f64().map_or("-".to_owned(), |loss| format!("{:.1} %", loss * 100.0)),
+            p["rekeys"].as_u64().map_or("-".to_owned(), |n| n.to_string()),
             Cell::yes_no(p["encrypted"] == Value::Bool(true)),
             Cell::yes_no(p["authenticated"] == Value::Bool(true)),
         ]
@@ -130,8 +140,18 @@ pub(crate) async fn peers(ctx: &Context, args: Peers) -> Outcome {
     let mut text = match peers.len() {
         0 => "no peers".to_owned(),
         _ => out.table(
-            &["NODE ID", "ENDPOINT", "PATH", "ENCRYPTED", "AUTHENTICATED"],
-            &["NODE ID"],
+            &[
+                "NODE ID",
+                "ENDPOINT",
+                "PATH",
+                "LAST HEARD",
+                "RTT",
+                "LOSS",
+                "REKEYS",
+                "ENCRYPTED",
+                "AUTHENTICATED",
+            ],
+            &["NODE ID", "LAST HEARD", "RTT", "LOSS", "REKEYS"],
             rows.collect(),
         ),
     };

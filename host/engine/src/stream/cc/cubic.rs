@@ -160,7 +160,9 @@ impl Controller for Cubic {
     }
 
     fn on_ack(&mut self, acked: Acked, rtt: &Rtt) {
-        if !acked.limited {
+        if acked.repairing {
+            // The window was reduced once for this flight and stays until it is repaired.
+        } else if !acked.limited {
             // The window was not used up, so nothing was learnt about it; and the curve must not run ahead meanwhile.
             self.epoch = None;
         } else if self.window < self.ssthresh {
@@ -204,7 +206,8 @@ mod tests {
     }
 
     fn acked(now: Instant, bytes: u64) -> Acked {
-        Acked { now, bytes, limited: true }
+        let (in_flight, repairing) = (bytes, false);
+        Acked { now, bytes, lost: 0, in_flight, limited: true, repairing, rtt: None, sample: None }
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! How much may be in flight: the congestion controller behind one small trait, so that another algorithm can take its
 //! place without touching the sender.
 
+mod bbr;
 mod cubic;
 
 use std::fmt;
 
+pub(crate) use bbr::Bbr;
 pub(crate) use cubic::Cubic;
 
+use super::rate::Sample;
 use super::rtt::Rtt;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Bytes a stream may send before it has learnt anything (stream.md section 3, "initial cwnd").
 pub(crate) const INITIAL_WINDOW: u64 = 40_960;
@@ -20,15 +23,25 @@ pub(crate) struct Acked {
     pub(crate) now: Instant,
     /// Bytes newly known to have arrived, cumulatively or selectively.
     pub(crate) bytes: u64,
+    /// Bytes newly considered lost.
+    pub(crate) lost: u64,
+    /// Bytes in flight now.
+    pub(crate) in_flight: u64,
     /// The sender was held back by this controller, not by the application or the peer's window.
     pub(crate) limited: bool,
+    /// A loss that acknowledgements showed is being repaired; the window was reduced for it if that is the controller's way.
+    pub(crate) repairing: bool,
+    /// A fresh round trip time.
+    pub(crate) rtt: Option<Duration>,
+    /// A fresh delivery rate.
+    pub(crate) sample: Option<Sample>,
 }
 
 /// A congestion controller: told what happens, asked for the window. All amounts are payload bytes.
 pub(crate) trait Controller: fmt::Debug + Send {
     /// Segments are now at most this long.
     fn set_segment(&mut self, bytes: u64);
-    /// Something arrived and no loss is being repaired.
+    /// Something arrived.
     fn on_ack(&mut self, acked: Acked, rtt: &Rtt);
     /// The first loss of a flight was noticed.
     fn on_loss(&mut self, now: Instant);
@@ -38,4 +51,8 @@ pub(crate) trait Controller: fmt::Debug + Send {
     fn window(&self) -> u64;
     /// Window at which slow start ends; `u64::MAX` before the first loss.
     fn ssthresh(&self) -> u64;
+    /// Bytes per second at which to send; `None`: as fast as the window allows.
+    fn pace(&self) -> Option<u64> {
+        None
+    }
 }

@@ -44,7 +44,7 @@ impl Conn {
     fn on_syn_ack(&mut self, cx: &mut Cx<'_>, h: &Header) {
         match self.phase {
             Phase::SynSent(opening) if h.ack == Isn(0).wire(1) && opening.sent > 0 => {
-                self.rx = Receiver::new(h.seq, cx.config.recv_buffer, false);
+                self.rx = Receiver::new(h.seq, cx.config.recv_buffer, cx.config.recv_buffer_max, false);
                 if opening.sent == 1 {
                     self.tx.sample_rtt(cx.now.since(opening.first_sent));
                 }
@@ -136,6 +136,9 @@ impl Conn {
             Phase::SynSent(_) | Phase::TimeWait { .. } | Phase::Closed => return,
         }
         let Some(at) = self.rx.offset(h.seq) else { return };
+        if let Some(answered) = self.answered.take() {
+            self.tx.sample_rtt(cx.now.since(answered));
+        }
         let blocks = self.read_sack(cx.now, payload);
         let window = self.window_of(h, payload);
         self.last_heard_numbers = (h.seq, h.ack);
@@ -167,6 +170,8 @@ impl Conn {
     }
 
     fn on_data(&mut self, cx: &mut Cx<'_>, at: u64, payload: &[u8]) {
+        self.rx.set_pressed(cx.pressed);
+        self.rx.tune(cx.now, payload.len(), self.tx.rtt().smoothed());
         if !self.rx.on_data(cx.now, cx.pieces, at, payload) {
             return;
         }

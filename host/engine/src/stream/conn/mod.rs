@@ -33,7 +33,7 @@ use crate::error::{CloseReason, DialError, ReadError, WriteError};
 use crate::event::{ConnId, ConnInfo, Event};
 use crate::notice::{Ended, Notice};
 use crate::snapshot::ConnRow;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use pilot_wire::ports;
 
 /// What a connection needs from the engine around it.
@@ -43,6 +43,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) events: &'a mut Events,
     /// Memory for received data.
     pub(crate) pieces: &'a mut Pieces,
+    /// The memory for received data is used up.
+    pub(crate) pressed: bool,
     /// Unix time in nanoseconds, when the host has said.
     pub(crate) unix_nanos: Option<u64>,
     /// When the peer's node was last heard, if that counts as life of this stream; else [`Instant::ZERO`].
@@ -125,6 +127,8 @@ pub(crate) struct Conn {
     pub(crate) opened: Instant,
     phase: Phase,
     dialled: bool,
+    /// When our SYN-ACK was due first; its acknowledgement gives the first round trip time, too long rather than too short.
+    answered: Option<Instant>,
     tx: Sender,
     rx: Receiver,
     replies: Replies,
@@ -165,6 +169,7 @@ impl Conn {
     ) -> Self {
         let mut conn = Self::new(cx.now, id, info, isn, limits, cx.config, owner);
         conn.replies.syn_ack = true;
+        conn.answered = Some(cx.now);
         conn.last_heard_numbers = (isn.wrapping_add(1), 1);
         conn.take_window(cx.now, Some(window));
         conn
@@ -188,8 +193,9 @@ impl Conn {
             opened: now,
             phase: Phase::Open,
             dialled: false,
+            answered: None,
             tx: Sender::new(now, limits),
-            rx: Receiver::new(isn, config.recv_buffer, owner == Owner::Echo),
+            rx: Receiver::new(isn, config.recv_buffer, config.recv_buffer_max, owner == Owner::Echo),
             replies: Replies::default(),
             early_fin: None,
             fin_taken: false,
@@ -235,6 +241,17 @@ impl Conn {
         self.tx.set_limits(limits);
     }
 
+    /// Bytes its application may have waiting or in flight: twice what the path holds, within the settings.
+    fn send_limit(&self, config: &Config) -> usize {
+        config.send_buffer.max(self.tx.path_holds().saturating_mul(2).min(config.send_buffer_max))
+    }
+
+    /// Memory held for data that the peer sent.
+    pub(crate) fn held(&self) -> usize {
+        let echo = if self.owner == Owner::Echo { self.tx.buffered() } else { 0 };
+        self.rx.held() + echo
+    }
+
     /// As [`crate::Engine::write`].
     pub(crate) fn write(&mut self, config: &Config, mut data: Bytes) -> Result<usize, WriteError> {
         if self.released {
@@ -243,7 +260,7 @@ impl Conn {
         if !matches!(self.phase, Phase::Open) {
             return Err(WriteError::NotEstablished);
         }
-        let room = config.send_buffer.saturating_sub(self.tx.buffered());
+        let room = self.send_limit(config).saturating_sub(self.tx.buffered());
         if room < data.len() {
             self.wants_writable = true;
             data.truncate(room);
@@ -254,10 +271,11 @@ impl Conn {
     }
 
     /// As [`crate::Engine::read`].
-    pub(crate) fn read(&mut self, max: usize) -> Result<Read, ReadError> {
+    pub(crate) fn read(&mut self, pressed: bool, max: usize) -> Result<Read, ReadError> {
         if self.released {
             return Err(ReadError::Closed);
         }
+        self.rx.set_pressed(pressed);
         if let Some(data) = self.rx.read(max) {
             return Ok(Read::Data(data));
         }
@@ -368,7 +386,7 @@ impl Conn {
 
     /// Tells a writer that was cut short when half of the buffer is free again.
     fn tell_writable(&mut self, cx: &mut Cx<'_>) {
-        if self.wants_writable && !self.released && self.tx.buffered() <= cx.config.send_buffer / 2 {
+        if self.wants_writable && !self.released && self.tx.buffered() <= self.send_limit(cx.config) / 2 {
             self.wants_writable = false;
             cx.events.push(Event::Writable { conn: self.id });
         }
@@ -397,6 +415,11 @@ impl Conn {
     /// No tunnel, nobody to tell: answers that wait are dropped.
     pub(crate) fn forget_replies(&mut self) {
         self.replies = Replies::default();
+    }
+
+    /// Its smoothed round trip time, once there is one.
+    pub(crate) fn srtt(&self) -> Option<Duration> {
+        self.tx.rtt().smoothed()
     }
 
     /// Status output.

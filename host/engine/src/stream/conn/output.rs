@@ -65,8 +65,8 @@ enum Kind {
 
 impl Conn {
     /// The next segment to send, if there is one. Nothing changes until [`Conn::commit`].
-    pub(crate) fn plan(&mut self, enhanced: bool) -> Option<Segment> {
-        let kind = self.next_kind()?;
+    pub(crate) fn plan(&mut self, now: Instant, enhanced: bool) -> Option<Segment> {
+        let kind = self.next_kind(now)?;
         let payload = match kind {
             Kind::Data(plan) => Payload::Data(plan),
             Kind::Ack => match self.rx.blocks(enhanced) {
@@ -84,7 +84,7 @@ impl Conn {
         matches!(self.phase, Phase::SynSent(opening) if opening.sent >= 3)
     }
 
-    fn next_kind(&mut self) -> Option<Kind> {
+    fn next_kind(&mut self, now: Instant) -> Option<Kind> {
         if self.replies.reset {
             return Some(Kind::Reset);
         }
@@ -108,7 +108,7 @@ impl Conn {
         if self.rx.wants_ack() && self.rx.parked() > 0 {
             return Some(Kind::Ack);
         }
-        if let Some(plan) = self.tx.plan() {
+        if let Some(plan) = self.tx.plan(now) {
             return Some(Kind::Data(plan));
         }
         if matches!(self.phase, Phase::Closing { .. }) && self.tx.is_drained() {

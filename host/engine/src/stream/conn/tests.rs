@@ -12,7 +12,7 @@ const ACK: Flags = Flags::ACK;
 const FIN: Flags = Flags::FIN;
 const FIN_ACK: Flags = FIN.union(ACK);
 const SYN_ACK: Flags = Flags::SYN.union(ACK);
-const LIMITS: Limits = Limits { segment: 1152, outstanding: 128, enhanced: false };
+const LIMITS: Limits = Limits { segment: 1152, outstanding: 128, enhanced: false, local: true };
 const INFO: ConnInfo =
     ConnInfo { local: Addr::backbone(1), local_port: 50_000, remote: Addr::backbone(2), remote_port: 80 };
 
@@ -56,6 +56,7 @@ impl Bench {
             config: &config,
             events: &mut events,
             pieces: &mut Pieces::default(),
+            pressed: false,
             unix_nanos: None,
             peer_heard: at(0),
         };
@@ -70,6 +71,7 @@ impl Bench {
             config,
             events: &mut self.events,
             pieces: &mut Pieces::default(),
+            pressed: false,
             unix_nanos: None,
             peer_heard: Instant::ZERO,
         };
@@ -93,7 +95,7 @@ impl Bench {
 
     fn sent_headers(&mut self) -> Vec<(Header, Vec<u8>)> {
         let mut out = Vec::new();
-        while let Some(segment) = self.conn.plan(false) {
+        while let Some(segment) = self.conn.plan(self.now, false) {
             let mut payload = Vec::new();
             self.conn.copy_payload(&segment, &mut payload);
             assert_eq!(payload.len(), segment.payload.len());
@@ -135,7 +137,7 @@ impl Bench {
 
     fn read(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
-        while let Ok(Read::Data(d)) = self.conn.read(usize::MAX) {
+        while let Ok(Read::Data(d)) = self.conn.read(false, usize::MAX) {
             all.extend_from_slice(&d);
         }
         all
@@ -208,7 +210,7 @@ fn a_fin_in_order_is_answered_once_and_repeats_with_a_plain_acknowledgement() {
     assert_eq!(b.sent(), [segment(FIN_ACK, 1, 1005)]);
     assert_eq!(b.conn.state(), State::TimeWait);
     assert_eq!(b.read(), b"bye");
-    assert_eq!(b.conn.read(9), Ok(Read::Finished));
+    assert_eq!(b.conn.read(false, 9), Ok(Read::Finished));
     assert_eq!(b.outcome(), Some(CloseReason::Finished));
     b.hear(FIN, 1004, 0, 0, b"");
     assert_eq!(b.sent(), [segment(ACK, 1, 1005)]);
@@ -236,7 +238,7 @@ fn data_that_never_comes_before_a_fin_is_no_clean_end() {
     let sent = b.pass(at(10_000));
     assert_eq!(sent.last().unwrap().0, Flags::RST);
     assert_eq!(b.outcome(), Some(CloseReason::Truncated));
-    assert!(matches!(b.conn.read(9), Err(ReadError::Aborted(CloseReason::Truncated))));
+    assert!(matches!(b.conn.read(false, 9), Err(ReadError::Aborted(CloseReason::Truncated))));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const LIMITS: Limits = Limits { segment: 1000, outstanding: 128, enhanced: false };
+const LIMITS: Limits = Limits { segment: 1000, outstanding: 128, enhanced: false, local: true };
 
 fn at(ms: u64) -> Instant {
     Instant::ZERO + Duration::from_millis(ms)
@@ -16,7 +16,7 @@ fn sender() -> Sender {
 
 fn send_all(s: &mut Sender, now: Instant) -> Vec<DataPlan> {
     let mut plans = Vec::new();
-    while let Some(plan) = s.plan() {
+    while let Some(plan) = s.plan(now) {
         s.sent(now, plan);
         plans.push(plan);
     }

@@ -18,7 +18,10 @@ impl Sender {
     /// When [`Sender::on_timer`] wants to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let window_probe = self.window_probe_due();
-        [self.look_again, self.tail_due(), self.timeout_due(), window_probe].into_iter().flatten().min()
+        [self.look_again, self.paced_until, self.tail_due(), self.timeout_due(), window_probe]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn window_probe_due(&self) -> Option<Instant> {
@@ -59,6 +62,8 @@ impl Sender {
         if self.look_again.is_some_and(|t| t <= now) {
             self.look_for_losses(now);
         }
+        // Whatever may be sent now is planned anew after this.
+        self.paced_until = self.paced_until.filter(|t| *t > now);
         if self.window_probe_due().is_some_and(|t| t <= now) {
             self.count_probe(now)?;
             self.forced = self.forced.max(1);

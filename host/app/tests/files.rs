@@ -3,7 +3,7 @@
 //!
 //! Small sizes always run; `PILOT_LONG=1` adds 256 MiB, 1 GiB and 10 GiB (see `long`).
 
-#![allow(clippy::unwrap_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests are tests
 
 mod support;
 

@@ -4,7 +4,7 @@
 //!
 //! The two nodes are this very program, started again with a role in its environment: driver, engine and socket as in the
 //! host, the registry replaced by a table of two.
-#![allow(clippy::unwrap_used)] // a test crate
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test crate
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;

@@ -298,6 +298,7 @@ impl Pair {
             if let Ok(taken) = self.engines[0].write(self.now, conn, rest.clone()) {
                 let _ = rest.split_to(taken);
             }
+            #[allow(clippy::needless_range_loop)] // both engines and both names are indexed
             for from in 0..2 {
                 for mut datagram in self.pump(from, rogue) {
                     if from == 0 && rogue.recorded.len() < 500 {
@@ -312,7 +313,7 @@ impl Pair {
                     self.engines[1 - from].handle_datagram(self.now, addr(HONEST[from]), &mut datagram);
                 }
             }
-            self.now = self.now + ms(1);
+            self.now += ms(1);
             for engine in &mut self.engines {
                 engine.handle_timeout(self.now);
             }

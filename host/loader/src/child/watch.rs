@@ -31,7 +31,7 @@ impl fmt::Display for Crash {
 pub enum AfterCrash {
     /// Start it again after this pause.
     Restart(Duration),
-    /// Leave it until [`ChildPlugin::lift`].
+    /// Leave it until the quarantine is lifted.
     Quarantine,
 }
 

@@ -4,6 +4,7 @@
 //! [`attach`] before `init` and [`detach`] after `shutdown`; authors just use `tracing::info!` and friends. Spans do not
 //! cross: pass what correlates as a field.
 
+use std::cell::Cell;
 use std::panic::PanicHookInfo;
 use std::sync::{Arc, Once, PoisonError, RwLock};
 
@@ -74,6 +75,27 @@ fn level_number(level: &Level) -> u8 {
     }
 }
 
+thread_local! {
+    /// A line of this thread is on its way to the host. A plugin that is linked into the host shares the host's `tracing`,
+    /// so what the host does with the line would come back here.
+    static UNDER_WAY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` unless this thread is inside such an `f` already.
+fn once<R>(f: impl FnOnce() -> R) -> Option<R> {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            UNDER_WAY.set(false);
+        }
+    }
+    if UNDER_WAY.replace(true) {
+        return None;
+    }
+    let _reset = Reset;
+    Some(f())
+}
+
 struct HostLog;
 
 impl<S: Subscriber> Layer<S> for HostLog {
@@ -83,7 +105,9 @@ impl<S: Subscriber> Layer<S> for HostLog {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        host().is_some_and(|d| d.log_enabled(level_number(metadata.level()), metadata.target()))
+        let asked =
+            || host().is_some_and(|d| d.log_enabled(level_number(metadata.level()), metadata.target()));
+        once(asked).unwrap_or(false)
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -91,7 +115,7 @@ impl<S: Subscriber> Layer<S> for HostLog {
         let mut line = Line::default();
         event.record(&mut line);
         let metadata = event.metadata();
-        daemon.log(level_number(metadata.level()), metadata.target(), &line.message, &line.fields);
+        once(|| daemon.log(level_number(metadata.level()), metadata.target(), &line.message, &line.fields));
     }
 }
 

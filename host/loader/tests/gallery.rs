@@ -100,7 +100,7 @@ fn headers_that_this_host_refuses() {
     };
     let cases: [(usize, &[u8], Code, &str); 6] = [
         (0, b"SOME", Code::BadHeader, "plugin header starts with \"SOMET-PLUGIN"),
-        (20, &[2, 0], Code::OtherTreaty, "built for treaty 2, this host speaks treaty 1.0"),
+        (20, &[2, 0], Code::OtherTreaty, "built for treaty 2, this host speaks treaty 1."),
         (16, &[12, 0, 0, 0], Code::BadHeader, "plugin header of 12 bytes, expected at least 208"),
         (24, &[0], Code::PanicAbort, "built with panic=abort, expected panic=unwind"),
         (160, b"sparc6", Code::OtherTarget, "built for sparc6-unknown-linux-gnu, this host runs on "),

@@ -5,9 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use abi_stable::StableAbi;
-use abi_stable::abi_stability::abi_checking::{AbiInstabilityErrors, check_layout_compatibility};
+use abi_stable::abi_stability::abi_checking::{
+    AbiInstabilityErrors, CheckingGlobals, check_layout_compatibility_with_globals,
+};
 use abi_stable::library::AbiHeaderRef;
 use abi_stable::std_types::{RErr, ROk};
+use abi_stable::type_layout::TypeLayout;
 
 use super::PluginMod_Ref;
 use crate::host::{Supervisor, adopt_plugin};
@@ -79,7 +82,7 @@ impl Module {
         let mine = <PluginMod_Ref as StableAbi>::LAYOUT;
         let theirs = library.layout().ok_or_else(|| OpenError::Header("it carries no layout".into()))?;
         // Either side may be the older one: its view must be a prefix of the newer one's.
-        let fit = match (check_layout_compatibility(mine, theirs), check_layout_compatibility(theirs, mine)) {
+        let fit = match (begins_with(mine, theirs), begins_with(theirs, mine)) {
             (Ok(()), Ok(())) => Fit::Same,
             (Ok(()), Err(_)) => Fit::PluginNewer,
             (Err(_), Ok(())) => Fit::HostNewer,
@@ -114,6 +117,18 @@ impl Module {
             RErr(e) => Err(Error::from(e)),
         }
     }
+}
+
+/// Whether the interface `whole` begins with the interface `part`.
+///
+/// Each comparison has a memory of its own. abi_stable's shared one keeps a single view per type for the life of the
+/// process, so that after a plugin of an older treaty a newer one would be measured against that plugin instead of this
+/// host. Plugins never see each other's objects, only this host's adapters, so each pair stands by itself.
+fn begins_with(
+    part: &'static TypeLayout,
+    whole: &'static TypeLayout,
+) -> std::result::Result<(), AbiInstabilityErrors> {
+    check_layout_compatibility_with_globals(part, whole, &CheckingGlobals::new())
 }
 
 /// One line for the innermost difference: what, expected and found, where.

@@ -12,6 +12,8 @@ use support::*;
 
 /// A host with some plugins, and the `chameleon`, which does what `tell` says at its next start.
 struct House {
+    /// The plugin that the host starts with.
+    anchor: String,
     host: Host,
     plugins: PathBuf,
     _rendezvous: Rendezvous,
@@ -38,7 +40,7 @@ impl House {
         let mut args = vec!["--config", file.to_str().unwrap()];
         args.extend(extra);
         let host = Host::start_with(dir.path(), "host", &rendezvous, &plugins, &args);
-        House { host, plugins, _rendezvous: rendezvous, _dir: dir }
+        House { anchor: own[0].to_owned(), host, plugins, _rendezvous: rendezvous, _dir: dir }
     }
 
     fn tell(&self, acts: &str) {
@@ -69,7 +71,7 @@ impl House {
     /// The daemon answers, and the plugin it started with runs.
     fn is_well(&self) {
         assert_eq!(self.host.ok(&["health"])["status"], "ok");
-        assert_eq!(self.status("handshake")["state"], "running");
+        assert_eq!(self.status(&self.anchor)["state"], "running");
     }
 }
 
@@ -84,7 +86,6 @@ fn code_of(failure: &Value) -> String {
 fn files_that_are_refused_leave_the_daemon_answering() {
     let mark = std::env::temp_dir().join(format!("pilot-gallery-{}", std::process::id()));
     // The host inherits it: the constructor in one of the files would write there.
-    // SAFETY-free way: the variable goes through the child's environment, set by the command line below.
     let dir = temp_dir();
     let rendezvous = Rendezvous::start();
     let plugins = dir.path().join("plugins");
@@ -197,6 +198,15 @@ fn faults_of_a_running_plugin_cost_the_daemon_nothing() {
     assert_eq!((&info["recovered_total"], &info["plugin_panics"]["chameleon"]), (&3.into(), &3.into()));
     let status = house.status("chameleon");
     assert_eq!((&status["state"], &status["healthy"]), (&"running".into(), &false.into()));
+    let events = house.host.ok(&["events", "--topic", "plugin.chameleon.*"])["events"].clone();
+    let events = events.as_array().unwrap();
+    let panics: Vec<_> = events.iter().filter(|e| e["topic"] == "plugin.chameleon.panic").collect();
+    assert_eq!(panics.len(), 3, "{events:?}");
+    let keys: Vec<_> = panics[0]["payload"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["op", "panic", "plugin", "plugin_panics", "recovered_total"]);
+    let unhealthy: Vec<_> = events.iter().filter(|e| e["topic"] == "plugin.chameleon.unhealthy").collect();
+    assert_eq!(unhealthy.len(), 1);
+    assert_eq!(unhealthy[0]["payload"]["plugin_panics"], 3);
     house.is_well();
     for (act, state, counter, counted) in
         [("panic", "failed", "panics", 5), ("hang", "failed", "overruns", 2), ("fail", "failed", "panics", 5)]
@@ -222,7 +232,8 @@ fn faults_of_a_running_plugin_cost_the_daemon_nothing() {
 #[test]
 fn decisions_fail_closed() {
     let config = format!("[plugins]\nquarantine_after = 2\n[plugins.settings.chameleon.capabilities]\n{ALL}");
-    let house = House::with(&config, &["handshake"], &["--public"]);
+    // Without the handshake plugin pilotctl cannot ask for trust first, and dials.
+    let house = House::with(&config, &["webhook"], &["--public"]);
     let dial = || house.host.ctl(&["connect", "77", "7", "--message", "x", "--timeout", "2s"]);
     let denied = || String::from_utf8_lossy(&dial().stderr).contains("not allowed by network 0 policy");
     assert!(!denied(), "without a policy plugin nothing is denied");

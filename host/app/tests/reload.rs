@@ -146,12 +146,10 @@ fn webhook_loses_no_event_over_its_reloads() {
     let rendezvous = Rendezvous::start();
     let plugins = dir.path().join("plugins");
     stage(&plugins, &["webhook"]);
-    stage_faulty(&plugins, "chameleon");
     let receiver = Receiver::start();
     let config = dir.path().join("pilot.toml");
     let text = format!(
-        "[plugin.webhook]\nurl = \"{}\"\n[plugins]\ndisabled = []\n\
-         [plugins.settings.chameleon.capabilities]\npublish = [\"*\"]\npublishes_per_second = 0\n",
+        "[plugin.webhook]\nurl = \"{}\"\n[plugins.settings.chameleon.capabilities]\npublish = [\"*\"]\npublishes_per_second = 0\n",
         receiver.url
     );
     std::fs::write(&config, text).unwrap();
@@ -159,6 +157,9 @@ fn webhook_loses_no_event_over_its_reloads() {
     std::fs::write(dir.path().join("host/chameleon.do"), "ticker tick.x 500").unwrap();
     let host =
         Host::start_with(dir.path(), "host", &rendezvous, &plugins, &["--config", config.to_str().unwrap()]);
+    // After the webhook, which would not hear what was said before it came.
+    stage_faulty(&plugins, "chameleon");
+    host.ok(&["plugins", "start", "chameleon"]);
     reload_many(&host, "webhook", &plugins.join("webhook.so"), |_| ());
     host.ok(&["plugins", "stop", "chameleon"]);
     let line = host.process.wait_line("msg=ticked");

@@ -228,10 +228,9 @@ impl Engine {
                     return;
                 }
                 if *kex.ed25519 != known.key {
-                    // The identity may have been changed since: ask once more, then drop. Not for every frame, or anybody
-                    // could empty the cache and fill the places of those that wait.
+                    // The identity may have been changed since: ask once more, then drop. Not for every frame, and the
+                    // cached key counts meanwhile, or anybody could keep the real node out.
                     if !fresh && !self.keys.is_fresh(now, kex.node) {
-                        self.keys.forget(kex.node);
                         self.park_exchange(now, kex.node, via, frame);
                     }
                     return;

@@ -23,7 +23,7 @@ pub(crate) enum Via {
 }
 
 /// A key that the registry gave this recently is not asked for again because of a frame that contradicts it.
-const FRESH: Duration = Duration::from_secs(30);
+const FRESH: Duration = Duration::from_secs(3);
 
 /// A registered identity.
 #[derive(Clone, Copy, Debug)]

@@ -254,8 +254,10 @@ fn another_identity_than_the_cached_one_is_looked_up_once_more() {
     a.engine.set_identity(identity(7)); // rotated, and the registry does not know it yet
     let pila = a.pila(Trailer::NONE);
     b.engine.handle_datagram(at(1000), addr(A), &mut pila.clone());
-    assert_eq!(b.answer(at(1000)), 1);
-    assert_eq!(b.exchanges(at(1000)), "");
+    assert_eq!(b.answer(at(1000)), 0, "the registry was asked a moment ago");
+    b.engine.handle_datagram(at(4000), addr(A), &mut pila.clone());
+    assert_eq!(b.answer(at(4000)), 1);
+    assert_eq!(b.exchanges(at(4000)), "");
 }
 
 #[test]

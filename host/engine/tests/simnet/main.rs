@@ -10,5 +10,4 @@ mod life;
 mod nat;
 mod net;
 mod paths;
-mod table;
 mod transfer;

@@ -105,7 +105,9 @@ impl Sender {
             self.repair = Repair::Slow(self.next);
         }
         self.board.lose_all();
-        self.forced = 1;
+        // Two from the second time on, as QUIC probes: eight silent timeouts on end then mean a peer that is gone, not a
+        // path that loses one datagram in five each way.
+        self.forced = if self.timeouts > 1 { 2 } else { 1 };
         Ok(())
     }
 }

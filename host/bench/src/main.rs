@@ -83,6 +83,9 @@ struct RegistryArgs {
     /// Connections at a time.
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
+    /// Connections at a time for registrations, whose answers wait for the disk.
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    register_connections: u16,
 }
 
 #[derive(Debug, Args)]
@@ -165,6 +168,7 @@ async fn run(suite: Suite) -> anyhow::Result<()> {
                 rounds: args.rounds,
                 round_ms: args.round_ms,
                 connections: args.connections.into(),
+                register_connections: args.register_connections.into(),
             };
             print(args.json, &registry::run(&settings).await?)
         }

@@ -56,6 +56,13 @@ pub struct Round {
 /// Registrations made ready per millisecond of a round: more than any server on two cores takes.
 const REGISTRATIONS_PER_MS: u64 = 40;
 
+/// The same for resolves.
+const RESOLVES_PER_MS: u64 = 80;
+/// Nodes that are resolved.
+const TARGETS: usize = 256;
+/// Different requests of a round that asks for the same again.
+const REPEATED: usize = 4096;
+
 impl Plan {
     /// New keys, each with its request; `signed` as the newest nodes do it, or not, as older ones.
     pub fn registrations(settings: &Settings, signed: bool) -> Result<Plan> {
@@ -94,26 +101,12 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Resolves between neighbours that trust each other, as the registry demands for private nodes.
-    pub async fn resolves(registry: SocketAddr, connections: usize, nodes: &[Node]) -> Result<Plan> {
-        let mut requests = Vec::new();
-        let mut link = TcpStream::connect(registry).await?;
-        for pair in nodes.chunks_exact(2).take(connections.max(64)) {
-            let [a, b] = pair else { continue };
-            let text = challenge::report_trust(a.id, b.id);
-            let signature = STANDARD.encode(a.identity.sign(text.as_bytes()));
-            let report =
-                json!({"type": "report_trust", "node_id": a.id, "peer_id": b.id, "signature": signature});
-            let answer: Value = serde_json::from_slice(&json_call(&mut link, &report).await?)?;
-            ensure!(answer["type"] == "report_trust_ok", "report_trust: {answer}");
-            let text = challenge::resolve(a.id, b.id);
-            let signature = a.identity.sign(text.as_bytes());
-            requests.push(frame(MSG_RESOLVE, &encode_resolve_req(b.id, a.id, &signature))?);
-        }
-        let mut plan = Plan::new(preamble(), Some(MSG_RESOLVE_OK), false);
-        plan.requests = Arc::new(requests);
-        ensure!(!plan.requests.is_empty(), "nothing was registered");
-        Ok(plan)
+    /// The same requests over and over, few enough to be remembered.
+    pub fn repeated(mut self) -> Plan {
+        let few = self.requests.iter().take(REPEATED).cloned().collect();
+        self.requests = Arc::new(few);
+        self.once = false;
+        self
     }
 
     fn new(preamble: Vec<u8>, good: Option<u8>, once: bool) -> Plan {
@@ -130,6 +123,53 @@ impl Plan {
             nodes.push(Node { id: u32::try_from(id)?, identity });
         }
         Ok(nodes)
+    }
+}
+
+/// Resolves of a few public nodes by all others; a private one would be found by the few that it trusts only.
+#[derive(Debug)]
+pub struct Resolves {
+    targets: Vec<u32>,
+    askers: Vec<Node>,
+    per_round: usize,
+    made: usize,
+}
+
+impl Resolves {
+    /// Makes some nodes public.
+    pub async fn new(registry: SocketAddr, settings: &Settings, nodes: &[Node]) -> Result<Self> {
+        let mut link = TcpStream::connect(registry).await?;
+        let (public, askers) = nodes.split_at(TARGETS.min(nodes.len() / 2));
+        for node in public {
+            let signature =
+                STANDARD.encode(node.identity.sign(challenge::node_op("set_visibility", node.id).as_bytes()));
+            let request =
+                json!({"type": "set_visibility", "node_id": node.id, "public": true, "signature": signature});
+            let answer: Value = serde_json::from_slice(&json_call(&mut link, &request).await?)?;
+            ensure!(answer["type"] == "set_visibility_ok", "set_visibility: {answer}");
+        }
+        ensure!(!askers.is_empty(), "nothing was registered");
+        Ok(Resolves {
+            targets: public.iter().map(|node| node.id).collect(),
+            askers: askers.to_vec(),
+            per_round: usize::try_from(settings.round_ms * RESOLVES_PER_MS)?,
+            made: 0,
+        })
+    }
+
+    /// Requests whose signatures were never sent before.
+    pub fn fresh(&mut self) -> Result<Plan> {
+        let mut requests = Vec::with_capacity(self.per_round);
+        for number in self.made..self.made + self.per_round {
+            let asker = &self.askers[number % self.askers.len()];
+            let target = self.targets.get(number / self.askers.len()).context("all pairs were used")?;
+            let signature = asker.identity.sign(challenge::resolve(asker.id, *target).as_bytes());
+            requests.push(frame(MSG_RESOLVE, &encode_resolve_req(*target, asker.id, &signature))?);
+        }
+        self.made += self.per_round;
+        let mut plan = Plan::new(preamble(), Some(MSG_RESOLVE_OK), true);
+        plan.requests = Arc::new(requests);
+        Ok(plan)
     }
 }
 

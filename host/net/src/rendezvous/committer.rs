@@ -10,9 +10,9 @@ use pilot_rendezvous::{Change, RecordKey, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests whose changes wait for the store; while there are more, further requests wait before they are worked on.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 4096;
 /// Requests that one write to the store covers at most.
-const BATCH: usize = 512;
+const BATCH: usize = 2048;
 
 pub(super) type CommitSender = mpsc::Sender<Order>;
 

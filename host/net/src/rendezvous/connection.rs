@@ -1,29 +1,35 @@
-//! One connection of the registry's TCP side: tells the mode by the first four bytes, then reads a request and writes its
-//! answer until the client has enough (registry.md section 1).
+//! One connection of the registry's TCP side: tells the mode by the first four bytes, then answers requests until the
+//! client has enough (registry.md section 1). Requests that have come together are worked on one after the other, and
+//! their answers go out together.
 //!
 //! Whatever is no request (too large, cut off, no JSON object) closes the connection without an answer. A length is not
-//! believed: memory grows with what arrives, and all bodies together have one budget.
+//! believed: memory grows with what arrives, and all bodies together have one budget (`intake`).
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use pilot_wire::registry::{
-    FrameError, MAX_MESSAGE_SIZE, MSG_ERROR, MSG_JSON, Mode, VERSION, decode_message, encode_error,
-    encode_frame, encode_message, unsupported_version_text,
+    FrameError, MAGIC, MSG_ERROR, MSG_JSON, MessageError, Mode, Split, VERSION, decode_message, encode_error,
+    encode_frame, encode_message, split_frame, split_message, unsupported_version_text,
 };
-use serde_json::{Map, Value};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::listener::{MEMORY_UNIT, Shared};
-use crate::framed::{STEP, read_body};
+use super::intake::Intake;
+use super::listener::Shared;
 
-/// Small, as the peer's; requests rarely need more.
-const READ_BUFFER: usize = 4096;
 /// Requests from this size on are decoded one at a time.
 const LARGE: usize = 1 << 20;
+/// Answers wait for each other up to this many bytes.
+const TOGETHER: usize = 64 << 10;
+/// An answer buffer larger than this is not kept for the next one.
+const KEPT: usize = 4 << 10;
 /// Rate limits look at connections older than this.
 const RATE_AFTER: Duration = Duration::from_secs(5);
 /// How long a connection over the first rate limit waits before an answer.
@@ -34,12 +40,12 @@ const RATE_PAUSE: Duration = Duration::from_millis(10);
 enum End {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("message too large: {0} bytes (max {MAX_MESSAGE_SIZE})")]
-    TooLarge(usize),
     #[error("{0}")]
     Frame(#[from] FrameError),
     #[error("{0}")]
-    Json(#[from] pilot_wire::registry::MessageError),
+    Json(#[from] MessageError),
+    #[error("all large requests together are too large")]
+    Memory,
     #[error("more than {0} members and elements in one request")]
     TooComplex(usize),
     #[error("no request for {0:?}")]
@@ -57,9 +63,12 @@ enum End {
 /// Serves one connection to its end, or to the server's: a request that is being worked on is still answered.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, source: SocketAddr, shared: &Shared) {
     let mut connection = Connection {
-        stream: BufReader::with_capacity(READ_BUFFER, stream),
+        stream,
         source,
         shared,
+        intake: Intake::default(),
+        out: Vec::new(),
+        patience: Patience::new(shared),
         opened: Instant::now(),
         requests: 0,
     };
@@ -71,118 +80,187 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, source: 
 }
 
 struct Connection<'a, S> {
-    stream: BufReader<S>,
+    stream: S,
     source: SocketAddr,
     shared: &'a Shared,
+    intake: Intake,
+    /// Answers to send.
+    out: Vec<u8>,
+    patience: Patience,
     opened: Instant,
     requests: u64,
 }
 
-/// A request's body, with its share of the memory budget.
-struct Body {
-    bytes: Vec<u8>,
-    _memory: Option<OwnedSemaphorePermit>,
+/// What ends the wait for a request: the client's time is up, or the server's.
+struct Patience {
+    idle: Duration,
+    deadline: Instant,
+    /// Goes off at the deadline or before; setting it anew for each request would cost more than most requests do.
+    timer: Pin<Box<Sleep>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Patience {
+    fn new(shared: &Shared) -> Self {
+        let idle = shared.limits.idle;
+        let deadline = Instant::now() + idle;
+        Self {
+            idle,
+            deadline,
+            timer: Box::pin(sleep_until(deadline)),
+            stop: Box::pin(shared.stop.clone().cancelled_owned()),
+        }
+    }
+
+    /// The next request has its whole time before it.
+    fn renew(&mut self) {
+        self.deadline = Instant::now() + self.idle;
+    }
+
+    async fn end(&mut self) -> End {
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut self.stop => return End::Done,
+                () = &mut self.timer => {}
+            }
+            if Instant::now() >= self.deadline {
+                return End::Idle(self.idle);
+            }
+            self.timer.as_mut().reset(self.deadline);
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     async fn run(&mut self) -> Result<(), End> {
-        let head = patiently(self.shared, self.head()).await?;
+        let end = self.serve().await;
+        // What was asked before the end is answered still.
+        self.send().await?;
+        end
+    }
+
+    async fn serve(&mut self) -> Result<(), End> {
+        let head = loop {
+            match self.intake.pending().first_chunk() {
+                Some(head) => break *head,
+                None => self.receive(MAGIC.len() - self.intake.pending().len()).await?,
+            }
+        };
         match Mode::detect(head) {
-            Mode::Json => self.json_mode(head).await,
-            Mode::Binary => self.binary_mode().await,
+            Mode::Json => self.json_mode().await,
+            Mode::Binary => self.binary_mode(head.len()).await,
         }
     }
 
-    async fn json_mode(&mut self, mut head: [u8; 4]) -> Result<(), End> {
+    async fn json_mode(&mut self) -> Result<(), End> {
         loop {
-            let body = patiently(self.shared, self.body(u32::from_be_bytes(head), 0)).await?;
+            let (body, consumed) = match split_message(self.intake.pending())? {
+                Split::Complete { message, consumed } => (message, consumed),
+                Split::Incomplete { missing } => {
+                    self.receive(missing).await?;
+                    continue;
+                }
+            };
+            check_elements(body, self.shared.limits.request_elements)?;
+            let request = {
+                let _place = decoding_place(self.shared, body.len()).await;
+                decode_message(body)?
+            };
+            self.intake.consume(consumed);
             self.heed_rate().await?;
-            let request = self.decode(&body).await?;
-            drop(body);
             let answer = self.shared.desk.request(self.source, &request).await;
-            let mut out = Vec::new();
-            encode_message(&answer.body, &mut out)?;
-            self.write(&out).await?;
+            encode_message(&answer.body, &mut self.out)?;
             if answer.close {
                 return Err(End::Done);
             }
-            head = patiently(self.shared, self.head()).await?;
+            self.answered().await?;
         }
     }
 
-    async fn binary_mode(&mut self) -> Result<(), End> {
-        let version = patiently(self.shared, async { Ok(self.stream.read_u8().await?) }).await?;
+    async fn binary_mode(&mut self, preamble: usize) -> Result<(), End> {
+        self.intake.consume(preamble);
+        let version = loop {
+            match self.intake.pending().first() {
+                Some(version) => break *version,
+                None => self.receive(1).await?,
+            }
+        };
+        self.intake.consume(1);
         if version != VERSION {
-            self.write_frame(MSG_ERROR, &encode_error(&unsupported_version_text(version))).await?;
+            encode_frame(MSG_ERROR, &encode_error(&unsupported_version_text(version)), &mut self.out)?;
             return Err(End::Version(version));
         }
         loop {
-            let (kind, body) = patiently(self.shared, self.frame()).await?;
+            let (kind, len, consumed) = match split_frame(self.intake.pending())? {
+                Split::Complete { message: (kind, payload), consumed } => (kind, payload.len(), consumed),
+                Split::Incomplete { missing } => {
+                    self.receive(missing).await?;
+                    continue;
+                }
+            };
             self.heed_rate().await?;
+            let payload = &self.intake.pending()[consumed - len..consumed];
             if kind == MSG_JSON {
-                check_elements(&body.bytes, self.shared.limits.request_elements)?;
+                check_elements(payload, self.shared.limits.request_elements)?;
             }
-            let decoding = self.decoding_place(&body).await;
-            let (kind, payload) = self.shared.desk.frame(self.source, kind, &body.bytes).await;
-            drop((body, decoding));
-            self.write_frame(kind, &payload).await?;
+            let place = decoding_place(self.shared, len).await;
+            let (kind, answer) = self.shared.desk.frame(self.source, kind, payload).await;
+            drop(place);
+            self.intake.consume(consumed);
+            encode_frame(kind, &answer, &mut self.out)?;
+            self.answered().await?;
         }
     }
 
-    async fn head(&mut self) -> Result<[u8; 4], End> {
-        let mut head = [0; 4];
-        self.stream.read_exact(&mut head).await?;
-        Ok(head)
-    }
-
-    async fn frame(&mut self) -> Result<(u8, Body), End> {
-        let len = self.stream.read_u32().await?;
-        let kind = self.stream.read_u8().await?;
-        // The length counts the type byte.
-        Ok((kind, self.body(len, 1).await?))
-    }
-
-    /// Reads a body whose announced length counts `header` bytes that are read already.
-    async fn body(&mut self, announced: u32, header: usize) -> Result<Body, End> {
-        let announced = usize::try_from(announced).unwrap_or(usize::MAX);
-        if announced > MAX_MESSAGE_SIZE {
-            return Err(End::TooLarge(announced));
+    /// Sends the answers there are and waits for some of the `missing` bytes of a request.
+    async fn receive(&mut self, missing: usize) -> Result<(), End> {
+        self.send().await?;
+        if !self.intake.make_room(missing, &self.shared.memory) {
+            return Err(End::Memory);
         }
-        let len = announced.checked_sub(header).ok_or(FrameError::TooShort)?;
-        let mut memory: Option<OwnedSemaphorePermit> = None;
-        let mut granted = 0;
-        let bytes = read_body(&mut self.stream, len, |more| {
-            granted += more;
-            if granted <= STEP {
-                return true;
-            }
-            let units = u32::try_from(more.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX);
-            match self.shared.memory.clone().try_acquire_many_owned(units) {
-                Ok(share) => match &mut memory {
-                    Some(memory) => memory.merge(share),
-                    None => memory = Some(share),
-                },
-                Err(_) => return false,
-            }
-            true
+        tokio::select! {
+            biased;
+            end = self.patience.end() => Err(end),
+            read = self.intake.read(&mut self.stream) => Ok(read?),
+        }
+    }
+
+    /// One request is done.
+    async fn answered(&mut self) -> Result<(), End> {
+        self.patience.renew();
+        if self.out.len() >= TOGETHER { self.send().await } else { Ok(()) }
+    }
+
+    /// Sends the answers there are.
+    async fn send(&mut self) -> Result<(), End> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        // Taken, so that what failed is not tried again.
+        let mut out = std::mem::take(&mut self.out);
+        // Nearly always the system takes all at once, and no timer is needed.
+        let stream = &mut self.stream;
+        let sent = poll_fn(|cx| match Pin::new(&mut *stream).poll_write(cx, &out) {
+            Poll::Pending => Poll::Ready(Ok(0)),
+            ready @ Poll::Ready(_) => ready,
         })
         .await?;
-        Ok(Body { bytes, _memory: memory })
-    }
-
-    async fn decode(&self, body: &Body) -> Result<Map<String, Value>, End> {
-        check_elements(&body.bytes, self.shared.limits.request_elements)?;
-        let _place = self.decoding_place(body).await;
-        Ok(decode_message(&body.bytes)?)
-    }
-
-    /// A place among those who may decode a large body; small ones need none.
-    async fn decoding_place(&self, body: &Body) -> Option<OwnedSemaphorePermit> {
-        if body.bytes.len() < LARGE {
-            return None;
+        let rest = async {
+            self.stream.write_all(&out[sent..]).await?;
+            // TLS keeps what was not asked to be sent.
+            self.stream.flush().await
+        };
+        if sent < out.len() {
+            timeout(self.shared.limits.write, rest).await.map_err(|_| End::Stuck)??;
+        } else {
+            rest.await?;
         }
-        // The semaphore is never closed.
-        self.shared.decoding.clone().acquire_owned().await.ok()
+        if out.capacity() <= KEPT {
+            out.clear();
+            self.out = out;
+        }
+        Ok(())
     }
 
     /// Counts a request, and slows down or ends a connection that makes too many.
@@ -201,32 +279,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         }
         Ok(())
     }
-
-    async fn write_frame(&mut self, kind: u8, payload: &[u8]) -> Result<(), End> {
-        let mut out = Vec::new();
-        encode_frame(kind, payload, &mut out)?;
-        self.write(&out).await
-    }
-
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
-        let written = async {
-            self.stream.write_all(bytes).await?;
-            // TLS keeps what was not asked to be sent.
-            self.stream.flush().await
-        };
-        timeout(self.shared.limits.write, written).await.map_err(|_| End::Stuck)??;
-        Ok(())
-    }
 }
 
-/// Reads something, for as long as a client may be idle and the server runs.
-async fn patiently<T>(shared: &Shared, read: impl Future<Output = Result<T, End>>) -> Result<T, End> {
-    let idle = shared.limits.idle;
-    tokio::select! {
-        biased;
-        () = shared.stop.cancelled() => Err(End::Done),
-        read = timeout(idle, read) => read.map_err(|_| End::Idle(idle))?,
+/// A place among those who may decode a large body; small ones need none.
+async fn decoding_place(shared: &Shared, len: usize) -> Option<OwnedSemaphorePermit> {
+    if len < LARGE {
+        return None;
     }
+    // The semaphore is never closed.
+    shared.decoding.clone().acquire_owned().await.ok()
 }
 
 /// Refuses a body that would become far more values than any request has. Commas and brackets inside texts count too,

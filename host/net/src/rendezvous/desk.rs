@@ -1,18 +1,19 @@
 //! The registry as connections see it: hand in a request, get an answer that may be sent.
 //!
-//! The registry stands behind a plain lock, held only while it works on one request and never across an await. Changes
-//! are queued for the committer under that lock, so the store sees them in the order in which they were made; the answer
+//! The registry stands behind a plain lock, held only while it works on one request and never across an await; lookups
+//! share it. Signatures are checked before it is taken. Changes are queued for the committer under that lock, so the store sees them in the order in which they were made; the answer
 //! comes back when the store has them.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use pilot_rendezvous::{Change, Claim, FrameReply, Registry};
-use pilot_wire::registry::{MSG_ERROR, MSG_LOOKUP, encode_error};
+use pilot_rendezvous::{Change, Claim, FrameReply, Proof, Registry};
+use pilot_wire::registry::{MSG_ERROR, encode_error};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use super::committer::{CommitSender, Order};
+use super::verifier::Verifier;
 
 /// Notices to the beacon that wait at a time; when the queue is full a node finds out by its next regular poll.
 const NOTICES: usize = 1024;
@@ -30,7 +31,8 @@ pub(super) struct Answer {
 /// The shared registry.
 #[derive(Debug)]
 pub(super) struct Desk {
-    registry: Mutex<Registry>,
+    registry: RwLock<Registry>,
+    verifier: Arc<Verifier>,
     commits: Option<CommitSender>,
     notices: mpsc::Sender<u32>,
 }
@@ -39,14 +41,16 @@ impl Desk {
     /// A desk, and the numbers of nodes that the beacon should notify.
     pub fn new(registry: Registry, commits: Option<CommitSender>) -> (Self, mpsc::Receiver<u32>) {
         let (notices, receiver) = mpsc::channel(NOTICES);
-        (Self { registry: Mutex::new(registry), commits, notices }, receiver)
+        (
+            Self { registry: RwLock::new(registry), verifier: Arc::new(Verifier::new()), commits, notices },
+            receiver,
+        )
     }
 
     /// One request of JSON mode.
     pub async fn request(&self, source: SocketAddr, request: &Map<String, Value>) -> Answer {
-        // Checked here, so that the others need not wait for it.
-        let claim = self.lock().signature_claim(request);
-        let proof = claim.map(Claim::check);
+        let claim = self.read().signature_claim(request);
+        let proof = self.proof(claim).await;
         let work = |registry: &mut Registry| {
             let reply = registry.handle_proven(unix_now(), source, request, proof);
             (reply.changes, (reply.body, reply.close, reply.notify))
@@ -66,14 +70,14 @@ impl Desk {
 
     /// One frame of binary mode; gives type and payload of the answer.
     pub async fn frame(&self, source: SocketAddr, kind: u8, payload: &[u8]) -> (u8, Vec<u8>) {
-        // Unsigned, changes nothing, and the most frequent request of all: one short hold of the lock.
-        if kind == MSG_LOOKUP {
-            let FrameReply { kind, payload, .. } =
-                self.lock().handle_frame(unix_now(), source, kind, payload);
-            return (kind, payload);
+        let (answer, claim) = {
+            let registry = self.read();
+            (registry.read_frame(kind, payload), registry.frame_signature_claim(kind, payload))
+        };
+        if let Some(answer) = answer {
+            return answer;
         }
-        let claim = self.lock().frame_signature_claim(kind, payload);
-        let proof = claim.map(Claim::check);
+        let proof = self.proof(claim).await;
         let work = |registry: &mut Registry| {
             let FrameReply { kind, payload, changes, notify } =
                 registry.handle_frame_proven(unix_now(), source, kind, payload, proof);
@@ -102,20 +106,20 @@ impl Desk {
     }
 
     pub fn key_of(&self, node: u32) -> Option<[u8; 32]> {
-        self.lock().key_of(node)
+        self.read().key_of(node)
     }
 
     pub fn node_count(&self) -> usize {
-        self.lock().node_count()
+        self.read().node_count()
     }
 
     /// Works on the registry and returns when the changes are stored.
     async fn work<T>(&self, work: impl FnOnce(&mut Registry) -> (Vec<Change>, T)) -> Result<T, NotStored> {
-        let Some(commits) = &self.commits else { return Ok(work(&mut self.lock()).1) };
+        let Some(commits) = &self.commits else { return Ok(work(&mut self.write()).1) };
         // The place in the queue comes first, so that nothing has to wait while the lock is held.
         let place = commits.reserve().await.map_err(|_| NotStored)?;
         let (result, stored) = {
-            let mut registry = self.lock();
+            let mut registry = self.write();
             let (changes, result) = work(&mut registry);
             if changes.is_empty() {
                 return Ok(result);
@@ -136,8 +140,26 @@ impl Desk {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Checks a signature before the registry is asked, so that nobody has to wait for it. A request without a proof is
+    /// as good; the registry then checks it itself.
+    async fn proof(&self, claim: Option<Claim>) -> Option<Proof> {
+        match claim {
+            Some(claim) => self.verifier.check(claim).await,
+            None => None,
+        }
+    }
+
+    /// Whose tasks check the signatures.
+    pub fn verifier(&self) -> Arc<Verifier> {
+        self.verifier.clone()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Registry> {
+        self.registry.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `listener` | accepts TCP connections | the listening socket |
 //! | `connection` | one per connection: reads a request, writes its answer | the connection |
 //! | `desk` | none; shared | the registry behind a lock, and the way to the store |
+//! | `verifier` | one per core | the signatures to be checked |
 //! | `committer` | a thread, when there is a store | the store |
 //! | `beacon` | one | the UDP socket and the beacon |
 //! | `clerk` | one, every 10 s | nothing; removes silent nodes |
@@ -20,15 +21,19 @@ mod committer;
 mod config;
 mod connection;
 mod desk;
+mod intake;
 mod listener;
 mod store;
+mod verifier;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_rendezvous::{Registry, RestoreError, Store, StoreError};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -52,6 +57,8 @@ pub struct RendezvousServer {
     tasks: TaskTracker,
     stop: CancellationToken,
     fingerprint: Option<String>,
+    /// Checking signatures goes on for as long as some request is being worked on.
+    _verifiers: JoinSet<()>,
 }
 
 impl RendezvousServer {
@@ -114,7 +121,21 @@ impl RendezvousServer {
         tasks.spawn(beacon::run(socket, config.beacon, desk.clone(), notices, stop.clone()));
         tasks.spawn(clerk(desk.clone(), stop.clone()));
         tasks.close();
-        Ok(Self { registry_addr, beacon_addr, desk, committer, tasks, stop, fingerprint })
+        let mut verifiers = JoinSet::new();
+        for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+            let verifier = desk.verifier();
+            verifiers.spawn(async move { verifier.work().await });
+        }
+        Ok(Self {
+            registry_addr,
+            beacon_addr,
+            desk,
+            committer,
+            tasks,
+            stop,
+            fingerprint,
+            _verifiers: verifiers,
+        })
     }
 
     /// Where the registry listens.

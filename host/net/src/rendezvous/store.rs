@@ -11,6 +11,8 @@ use pilot_rendezvous::{Change, RecordKey, Store, StoreError};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 const FILE: &str = "registry.redb";
+/// Bytes of the file kept in memory. The registry holds all records itself, so that only writing needs any.
+const CACHE: usize = 8 << 20;
 const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
 
 /// A store in a directory.
@@ -37,7 +39,8 @@ impl RedbStore {
             .mode(0o700)
             .create(dir)
             .map_err(|cause| StoreError::new(format!("make {}", dir.display()), cause))?;
-        let database = Database::create(&path).map_err(|e| failed(e.into()))?;
+        let database =
+            Database::builder().set_cache_size(CACHE).create(&path).map_err(|e| failed(e.into()))?;
         let open_table = || -> Result<(), redb::Error> {
             let transaction = database.begin_write()?;
             transaction.open_table(RECORDS)?;

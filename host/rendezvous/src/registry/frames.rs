@@ -60,6 +60,15 @@ impl Registry {
         reply
     }
 
+    /// Answers a frame that changes nothing and is not signed (a lookup, the most frequent of all): type and payload.
+    /// `None` for all others, which [`handle_frame`](Self::handle_frame) answers as it does this one.
+    pub fn read_frame(&self, kind: u8, payload: &[u8]) -> Option<(u8, Vec<u8>)> {
+        (kind == MSG_LOOKUP).then(|| match self.lookup_frame(payload) {
+            Ok(payload) => (MSG_LOOKUP_OK, payload),
+            Err(e) => (MSG_ERROR, encode_error(&e.to_string())),
+        })
+    }
+
     fn answer_frame(&mut self, now: i64, source: SocketAddr, kind: u8, payload: &[u8]) -> FrameReply {
         let outcome = match kind {
             MSG_JSON => return self.json_frame(now, source, payload),

@@ -51,7 +51,7 @@ use crate::settings::Settings;
 use crate::state::{Change, Node, RecordKey, RestoreError, State};
 
 pub use frames::FrameReply;
-pub use proof::{Claim, Proof};
+pub use proof::{Claim, Proof, ProofMemory};
 
 /// The directory of nodes, networks and trust.
 #[derive(Debug)]

@@ -6,8 +6,10 @@
 use pilot_wire::registry::{MSG_HEARTBEAT, MSG_RESOLVE, challenge, decode_heartbeat_req, decode_resolve_req};
 use serde_json::{Map, Value};
 
+use sha2::{Digest, Sha256};
+
 use super::Registry;
-use crate::key::{PublicKey, decode_base64};
+use crate::key::{PublicKey, decode_base64, verify_together};
 use crate::message::Request;
 
 /// A signature that a request carries.
@@ -30,6 +32,66 @@ impl Claim {
     pub fn check(self) -> Proof {
         let good = self.key.verify(self.challenge.as_bytes(), &self.signature);
         Proof { claim: self, good }
+    }
+
+    /// Checks several at once, which takes less than half the time per claim when there are dozens and all are good. One
+    /// that is not makes each be checked by itself.
+    pub fn check_all(claims: Vec<Self>) -> Vec<Proof> {
+        let parts = claims.iter().map(|c| (&c.key, c.challenge.as_bytes(), &c.signature[..]));
+        if claims.len() > 1 && verify_together(parts) {
+            return claims.into_iter().map(|claim| Proof { claim, good: true }).collect();
+        }
+        claims.into_iter().map(Self::check).collect()
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        // Key and signature have fixed sizes when they are good, so nothing can move from one part into the next.
+        let hash = Sha256::new().chain_update(self.key.as_bytes()).chain_update(&self.signature);
+        hash.chain_update(&self.challenge).finalize().into()
+    }
+}
+
+/// Remembers signatures that were found good. Nodes send the very same ones again: each heartbeat of a node is signed
+/// alike, and so is each resolve of the same peer.
+///
+/// A table of fixed size, in which a newer one takes the place of an older one now and then; that one is checked again.
+#[derive(Debug)]
+pub struct ProofMemory {
+    slots: Vec<[u8; 32]>,
+}
+
+impl ProofMemory {
+    /// A memory of about `slots` signatures, 32 bytes each; 0 remembers nothing.
+    pub fn new(slots: usize) -> Self {
+        Self { slots: vec![[0; 32]; slots] }
+    }
+
+    /// The proof of a claim that was found good before.
+    ///
+    /// # Errors
+    /// The claim itself, when it is not remembered.
+    pub fn recall(&self, claim: Claim) -> Result<Proof, Claim> {
+        let digest = claim.digest();
+        match self.slot(&digest).and_then(|slot| self.slots.get(slot)) {
+            Some(known) if *known == digest => Ok(Proof { claim, good: true }),
+            _ => Err(claim),
+        }
+    }
+
+    /// Remembers a proof if it is good.
+    pub fn keep(&mut self, proof: &Proof) {
+        if !proof.good {
+            return;
+        }
+        let digest = proof.claim.digest();
+        if let Some(slot) = self.slot(&digest) {
+            self.slots[slot] = digest;
+        }
+    }
+
+    fn slot(&self, digest: &[u8; 32]) -> Option<usize> {
+        let (head, _) = digest.split_first_chunk()?;
+        usize::try_from(u32::from_be_bytes(*head)).ok()?.checked_rem(self.slots.len())
     }
 }
 

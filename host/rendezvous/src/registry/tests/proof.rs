@@ -59,3 +59,30 @@ fn frames_and_requests_without_a_signer_have_no_claim() {
         assert!(decode_error(&reply.payload).starts_with(text));
     }
 }
+
+#[test]
+fn many_claims_together_come_out_as_each_alone() {
+    let r = Rig::new().registry;
+    let claim = |signer| r.signature_claim(&registration(signer)).unwrap();
+    for signers in [&[][..], &[7], &[8], &[7, 7, 7], &[7, 8, 7, 9, 7]] {
+        let together = Claim::check_all(signers.iter().map(|s| claim(*s)).collect());
+        let alone: Vec<Proof> = signers.iter().map(|s| claim(*s).check()).collect();
+        assert_eq!(together, alone);
+    }
+}
+
+#[test]
+fn only_good_signatures_are_remembered() {
+    let r = Rig::new().registry;
+    let claim = |signer| r.signature_claim(&registration(signer)).unwrap();
+    let mut memory = ProofMemory::new(64);
+    for signer in [7, 8] {
+        assert_eq!(memory.recall(claim(signer)), Err(claim(signer)));
+        memory.keep(&claim(signer).check());
+    }
+    assert_eq!(memory.recall(claim(7)), Ok(claim(7).check()));
+    assert_eq!(memory.recall(claim(8)), Err(claim(8)));
+    let mut none = ProofMemory::new(0);
+    none.keep(&claim(7).check());
+    assert_eq!(none.recall(claim(7)), Err(claim(7)));
+}

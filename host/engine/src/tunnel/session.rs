@@ -18,6 +18,9 @@ const AUTH_FAILURE_MIN_AGE: Duration = Duration::from_secs(3);
 const MAX_REJECTS: u32 = 5;
 /// In an epoch older than this, one is enough.
 const OLD_EPOCH: Duration = Duration::from_secs(60);
+/// While good frames come, none is: whoever records frames and sends them again, or a network that repeats them, must not
+/// be able to end a session that works.
+const QUIET: Duration = Duration::from_secs(1);
 /// In an epoch younger than this, none is.
 const YOUNG_EPOCH: Duration = Duration::from_secs(1);
 
@@ -254,7 +257,7 @@ impl Session {
         let rejected = self.replays >= limit || self.outside >= limit;
         let forged =
             self.auth_failures >= MAX_AUTH_FAILURES && now.since(self.installed) >= AUTH_FAILURE_MIN_AGE;
-        forged || (rejected && epoch_age >= YOUNG_EPOCH)
+        forged || (rejected && epoch_age >= YOUNG_EPOCH && now.since(self.alive) >= QUIET)
     }
 
     /// Whether a frame that opened carries our own prefix, so that the next frame we seal could repeat a nonce.

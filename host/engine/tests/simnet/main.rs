@@ -10,4 +10,5 @@ mod life;
 mod nat;
 mod net;
 mod paths;
+mod table;
 mod transfer;

@@ -262,6 +262,8 @@ pub struct Net {
     beacon: Option<BTreeMap<u32, SocketAddr>>,
     /// The registry does not answer while false.
     pub registry_up: bool,
+    /// What is simulated, for messages.
+    pub label: String,
     /// The beacon does not answer while false.
     pub beacon_up: bool,
     /// The hosts' membership asks the beacon every 25 s, as pilot-host does.
@@ -295,6 +297,7 @@ impl Net {
             free: BTreeMap::new(),
             beacon: None,
             registry_up: true,
+            label: String::new(),
             beacon_up: true,
             next_discover: Instant::from_nanos(1) + DISCOVER,
             mtu: usize::MAX,
@@ -613,7 +616,7 @@ impl Net {
             let s = h.engine.snapshot();
             format!("\n node {}: {:?}\n  peers {:?}\n  failed {:?}", s.node, s.conns, s.peers, h.failed)
         });
-        rows.collect()
+        self.label.clone() + &rows.collect::<String>()
     }
 }
 

@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | `Startup` | 2.77 | 2 | three rounds without a quarter more, or much more lost than before |
 //! | `Drain` | 0.35 | 2 | in flight is down to the product |
-//! | `ProbeBandwidth` | 1.25, 0.75, then six times 1 | 2 | - |
+//! | `ProbeBandwidth` | 1.25 and what is usually lost, 0.75, then six times 1 | 2 | - |
 //! | `ProbeRtt` | 1 | 0.5 | after 200 ms; every 10 s without a new lowest round trip time |
 
 use super::{Acked, Controller, INITIAL_WINDOW};
@@ -31,6 +31,8 @@ const FULL_ROUNDS: u32 = 3;
 const START_LOSS: u64 = 5;
 /// Fewer lost segments in a round say nothing.
 const START_LOST_SEGMENTS: u64 = 8;
+/// Losses that probes make up for, in thousandths; more is no accident any more.
+const MOST_COMPENSATED: u64 = 300;
 /// A lowest round trip time counts this long.
 const MIN_RTT_AGE: Duration = Duration::from_secs(10);
 const PROBE_RTT: Duration = Duration::from_millis(200);
@@ -86,6 +88,8 @@ pub(crate) struct Bbr {
     /// Delivered and lost since the round began, and in all rounds before.
     round_bytes: (u64, u64),
     earlier_bytes: (u64, u64),
+    /// Bytes usually lost, in thousandths.
+    usual_loss: u64,
     smoothed: Duration,
 }
 
@@ -104,6 +108,7 @@ impl Bbr {
             full_rounds: 0,
             round_bytes: (0, 0),
             earlier_bytes: (0, 0),
+            usual_loss: 0,
             smoothed: FIRST_RTT,
         }
     }
@@ -135,6 +140,7 @@ impl Bbr {
     /// Whether the start has found the path's limit.
     fn look_for_limit(&mut self, app_limited: bool) {
         let (delivered, lost) = std::mem::take(&mut self.round_bytes);
+        self.usual_loss = (7 * self.usual_loss + lost * 1000 / (delivered + lost).max(1)) / 8;
         if self.filled {
             return;
         }
@@ -246,6 +252,10 @@ impl Controller for Bbr {
         let gain = match self.mode {
             Mode::Startup => STARTUP,
             Mode::Drain => DRAIN,
+            // A probe that loses a fifth on the way must still arrive faster than what is known.
+            Mode::ProbeBandwidth { phase: 0, .. } => {
+                CYCLE[0] * 1000 / (1000 - self.usual_loss.min(MOST_COMPENSATED))
+            }
             Mode::ProbeBandwidth { phase, .. } => CYCLE[phase],
             Mode::ProbeRtt { .. } => 100,
         };
@@ -331,6 +341,12 @@ mod tests {
             road.round(10_000_000, 50, 5);
         }
         assert!(road.bbr.rate.get() > 9_000_000, "{}", road.bbr.rate.get());
+        // Nor do they keep it down once it is slow.
+        road.bbr.rate = Highest { halves: [(road.bbr.round, 300_000); 2] };
+        for _ in 0..400 {
+            road.round(10_000_000, 50, 20);
+        }
+        assert!(road.bbr.rate.get() > 7_500_000, "{}", road.bbr.rate.get());
     }
 
     #[test]

@@ -41,7 +41,8 @@ impl Sender {
     }
 
     fn tail_due(&self) -> Option<Instant> {
-        let quiet = matches!(self.repair, Repair::None) && self.timeouts == 0 && !self.tail_probed;
+        // After a timeout once more: what the clock repeats may be lost like anything else, and the next one is far.
+        let quiet = (matches!(self.repair, Repair::None) || self.timeouts > 0) && !self.tail_probed;
         if !quiet || self.board.in_flight() == 0 || self.window == Some(0) {
             return None;
         }
@@ -71,7 +72,9 @@ impl Sender {
             self.on_timeout(now)?;
         } else if self.tail_due().is_some_and(|t| t <= now) {
             self.tail_probed = true;
-            self.timer_base = now;
+            if self.timeouts == 0 {
+                self.timer_base = now;
+            }
             self.board.lose_last();
             self.forced = self.forced.max(1);
         }
@@ -103,6 +106,7 @@ impl Sender {
                 self.cc.on_timeout(now);
             }
             self.repair = Repair::Slow(self.next);
+            self.tail_probed = false;
         }
         self.board.lose_all();
         // Two from the second time on, as QUIC probes: eight silent timeouts on end then mean a peer that is gone, not a

@@ -12,6 +12,7 @@
 pub mod abi;
 pub mod api;
 mod bridge;
+pub mod contract;
 pub mod error;
 pub mod export;
 mod guard;

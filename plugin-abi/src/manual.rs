@@ -317,3 +317,37 @@
 //! process. A call that does nothing costs two to three times the plain one, which is two nanoseconds more; lending a
 //! slice costs the same whatever its size, copying costs what `memcpy` does; an event costs its text once for all
 //! subscribers and its parsing for each ([`recv_text`](crate::Subscription::recv_text) leaves that out).
+//!
+//! # 13. What a plugin may do
+//!
+//! The operator decides, in `[plugins.settings.NAME.capabilities]` of the host's configuration (`pilot-host config
+//! example` shows every key). The project's own four may do everything unless told otherwise. Any other plugin starts
+//! with little, so say in your documentation what yours needs:
+//!
+//! | key | what it allows | an unknown plugin has |
+//! |---|---|---|
+//! | `ports` | binding these ports: `444`, `"2000-2999"`, `"*"` | none |
+//! | `publish`, `subscribe` | these topics: `"a.b"`, `"a.*"`, `"*"` | `plugin.NAME.*`; reading also `node.*` and `daemon.*` |
+//! | `dial` | dialling and sending datagrams to `"NETWORK:NODE:PORT"`, parts may be `*` | nobody |
+//! | `sign` | signing messages that begin like this; `""` is any | nothing |
+//! | `registry` | these registry operations | none |
+//! | `services` | providing `trust-checker`, `handshake`, `policy`, `webhook` | none |
+//! | `actions` | `admin-token`, `trust`, `tunnels`, `tags`, `webhook` | none |
+//! | `dials_per_second`, `publishes_per_second`, `registry_calls_per_second`, `log_lines_per_second` | how often; 0 is no limit | 10, 50, 5, the general `log_rate` |
+//!
+//! A call that is not allowed gives an error of kind [`Denied`](crate::ErrorKind::Denied), one that comes too often
+//! [`Busy`](crate::ErrorKind::Busy); the text names the setting. Methods without a result give their empty answer:
+//! [`sign`](crate::Daemon::sign) `None`, [`admin_token`](crate::Daemon::admin_token) an empty text, a subscription one
+//! that says so when it is read. Refused calls are counted (`pilotctl plugins status NAME`) and logged.
+//!
+//! # 14. Reloads and quarantine
+//!
+//! `pilotctl plugins reload NAME` replaces a running instance by the file as it is now. Your constructor runs first; when
+//! it fails, nothing has happened. Then the old instance is shut down and yours gets `init`. In between the host keeps the
+//! old one's ports, which go on accepting, and its subscriptions, which go on collecting: bind the same ports and subscribe
+//! to the same patterns in `init`, and nothing is lost. Gates wait for the service that you register. When `init` fails,
+//! a fresh instance of the former file takes over. The new library has statics of its own, and the old one stays mapped:
+//! "once per process" is not a promise that a plugin can make.
+//!
+//! A plugin that panics, misses deadlines or crashes too often (five times in ten minutes unless configured) is stopped and
+//! stays out, over restarts of the host too, until `pilotctl plugins lift NAME`.

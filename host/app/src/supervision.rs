@@ -102,7 +102,7 @@ pub fn request(
             info!(plugin = name, state = plugin.state.as_str(), "plugin {done} on request");
             Ok(row(core, &plugin))
         }
-        Err(e) => Err(format!("{name}: {e} [{}]", e.code())),
+        Err(e) => Err(explained(name, &e)),
     };
     Some(match op {
         "status" => match loaded.plugin(name) {
@@ -115,7 +115,7 @@ pub fn request(
         "reload" => changed("reloaded", loaded.reload(name)),
         "lift" => match loaded.lift(name) {
             Ok(()) => changed("started", loaded.start(name)),
-            Err(e) => Err(format!("{name}: {e} [{}]", e.code())),
+            Err(e) => Err(explained(name, &e)),
         },
         "logs" => match core.plugins.known(name) {
             Some(record) => {
@@ -128,6 +128,12 @@ pub fn request(
         },
         _ => return None,
     })
+}
+
+/// The sentence with its stable code; the texts of refusals carry theirs already.
+fn explained(name: &str, error: &ChangeError) -> String {
+    let (text, code) = (error.to_string(), format!("[{}]", error.code()));
+    if text.contains(&code) { format!("{name}: {text}") } else { format!("{name}: {text} {code}") }
 }
 
 fn unknown(name: &str) -> String {

@@ -7,7 +7,7 @@ use crate::config::LoaderConfig;
 use crate::info::PluginInfo;
 use crate::inspect::{Inspection, inspect};
 use crate::refusal::{Code, Refusal};
-use crate::scan::{PluginFile, read_one, scan};
+use crate::scan::{PluginFile, read_one, scan, scan_each};
 
 /// A file that was judged and accepted.
 pub(crate) struct Judged {
@@ -63,37 +63,32 @@ pub(crate) fn judge_all(config: &LoaderConfig) -> Result<BTreeMap<String, Judged
 /// looked at and not judged.
 pub(crate) fn judge_one(config: &LoaderConfig, name: &str, last: Option<&Path>) -> Result<Judged, Refusal> {
     let beside = last.filter(|p| p.parent() == Some(&config.dir)).and_then(Path::file_name);
-    if let Some(file_name) = beside
-        && let Ok(file) = read_one(&config.dir, file_name)
-    {
-        let inspection = inspect(&file);
-        match inspection {
+    // What to say when no file of that name is found: why one that should be it was refused.
+    let mut suspect = None;
+    match beside.map(|file_name| read_one(&config.dir, file_name)) {
+        None => {}
+        Some(Ok(file)) => match inspect(&file) {
             Ok(found) if found.header.name == name => return Judged::new(config, file, found),
             // The file is still there and is the plugin's, or is nobody's: that is the news.
             Err(refusal) if refusal.plugin.as_deref().is_none_or(|n| n == name) => {
                 return Err(refusal.of(name));
             }
             _ => {}
-        }
+        },
+        // Not there any more, most likely.
+        Some(Err(refusal)) if refusal.code == Code::FileUnreadable => {}
+        Some(Err(refusal)) => suspect = Some(refusal.of(name)),
     }
     let mut found: Option<Judged> = None;
-    let mut namesake = None;
-    let files = match scan(&config.dir) {
-        Ok(files) => files,
-        // Another file's fault is not this plugin's, unless there is no other file.
-        Err(refusals) => match refusals.into_iter().next() {
-            Some(refusal) => return Err(refusal.of(name)),
-            None => Vec::new(),
-        },
-    };
-    for file in files {
-        let inspection = match inspect(&file) {
+    for file in scan_each(&config.dir).map_err(|r| r.of(name))? {
+        let (file, inspection) = match file.and_then(|f| inspect(&f).map(|i| (f, i))) {
             Ok(found) => found,
             Err(refusal) if refusal.plugin.as_deref() == Some(name) => return Err(refusal),
             Err(refusal) => {
-                // No plugin says that name; a file that is called so is what was meant.
-                if file.path.file_stem() == Some(name.as_ref()) {
-                    namesake = Some(refusal.of(name));
+                // Other files' faults are not this plugin's; a file that is called so is what was meant.
+                let file_name = refusal.path.file_name().and_then(|f| f.to_str()).unwrap_or_default();
+                if [format!("{name}.so"), format!("{name}.so.sig")].iter().any(|f| f == file_name) {
+                    suspect.get_or_insert(refusal.of(name));
                 }
                 continue;
             }
@@ -106,7 +101,7 @@ pub(crate) fn judge_one(config: &LoaderConfig, name: &str, last: Option<&Path>) 
         }
         found = Some(Judged::new(config, file, inspection)?);
     }
-    if let (None, Some(refusal)) = (&found, namesake) {
+    if let (None, Some(refusal)) = (&found, suspect) {
         return Err(refusal);
     }
     found.ok_or_else(|| {

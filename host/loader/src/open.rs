@@ -212,7 +212,9 @@ fn dlopen(path: &OsStr) -> Result<Library, String> {
     // SAFETY: opening runs the library's initialisers. These are bytes that the operator put into the plugins directory
     // and that were judged before; beyond that a plugin is trusted code in this process, as its documentation says.
     unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| {
-        let source = std::error::Error::source(&e).map(ToString::to_string);
-        source.unwrap_or_else(|| e.to_string())
+        let text = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+        // The path is one of ours, not the plugin's.
+        let own = format!("{}: ", path.display());
+        text.strip_prefix(own.as_str()).unwrap_or(&text).to_owned()
     })
 }

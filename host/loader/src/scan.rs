@@ -36,16 +36,25 @@ pub struct PluginFile {
 /// # Errors
 /// The directory's own faults alone, else the refusals of every file that has one.
 pub fn scan(dir: &Path) -> Result<Vec<PluginFile>, Vec<Refusal>> {
-    let (handle, names) = list(dir).map_err(|r| vec![r])?;
-    let mut files = Vec::with_capacity(names.len());
+    let mut files = Vec::new();
     let mut refusals = Vec::new();
-    for name in names {
-        match read_plugin(&handle, &name, dir.join(&name)) {
+    for file in scan_each(dir).map_err(|r| vec![r])? {
+        match file {
             Ok(file) => files.push(file),
             Err(refusal) => refusals.push(refusal),
         }
     }
     if refusals.is_empty() { Ok(files) } else { Err(refusals) }
+}
+
+/// As [`scan`], file by file: for those who look for one of them. Files are read as the iterator goes on.
+///
+/// # Errors
+/// The directory's own faults.
+pub fn scan_each(dir: &Path) -> Result<impl Iterator<Item = Result<PluginFile, Refusal>>, Refusal> {
+    let (handle, names) = list(dir)?;
+    let dir = dir.to_owned();
+    Ok(names.into_iter().map(move |name| read_plugin(&handle, &name, dir.join(&name))))
 }
 
 /// Reads one file of `dir` by its name, with all checks of [`scan`] for that file and the directory.

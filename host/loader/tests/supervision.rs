@@ -101,8 +101,11 @@ fn a_new_file_is_started_without_a_restart_of_the_host() {
     let loaded = rack.load().unwrap();
     assert_eq!(refusal(loaded.start("omega").unwrap_err()).code, Code::NotFound);
     let rack = rack.put("omega", "anything.so");
+    // Somebody else's broken file is not omega's.
+    std::os::unix::fs::symlink("/nowhere", rack.dir().join("link.so")).unwrap();
     loaded.start("omega").unwrap();
     assert_eq!(rack.started(), ["alpha", "omega"]);
+    assert_eq!(refusal(loaded.start("link").unwrap_err()).code, Code::NotAFile);
     let rack = rack.put("omega", "twice.so");
     std::fs::remove_file(rack.dir().join("anything.so")).unwrap();
     loaded.reload("omega").unwrap();

@@ -53,9 +53,9 @@ pub enum ChangeError {
     /// Neither the new instance nor a fresh one of the former version started; nothing runs.
     Lost {
         /// Why the new one did not.
-        new: Refusal,
+        new: Box<Refusal>,
         /// Why the former one did not.
-        former: Refusal,
+        former: Box<Refusal>,
     },
 }
 
@@ -63,9 +63,8 @@ impl ChangeError {
     /// A stable code for programs.
     pub fn code(&self) -> &'static str {
         match self {
-            ChangeError::Refused(r) | ChangeError::RolledBack(r) | ChangeError::Lost { new: r, .. } => {
-                r.code.as_str()
-            }
+            ChangeError::Refused(r) | ChangeError::RolledBack(r) => r.code.as_str(),
+            ChangeError::Lost { new, .. } => new.code.as_str(),
             ChangeError::Disabled => "disabled",
             ChangeError::Busy => "busy",
             ChangeError::Closing => "closing",
@@ -288,7 +287,7 @@ impl Set {
             Ok(()) => Err(ChangeError::RolledBack(new)),
             Err(former) => {
                 self.over(slot, PluginState::Failed(new.reason.clone()));
-                Err(ChangeError::Lost { new, former })
+                Err(ChangeError::Lost { new: Box::new(new), former: Box::new(former) })
             }
         }
     }

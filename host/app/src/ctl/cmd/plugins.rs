@@ -128,17 +128,18 @@ async fn ask(ctx: &Context, op: &str, params: Value) -> Result<Value, Failure> {
 
 /// The daemon's own code for why, as one that scripts know.
 fn explained(failure: Failure) -> Failure {
-    let code = match failure.message.rsplit_once('[').map(|(_, rest)| rest.trim_end_matches([']', ' '])) {
-        Some("not-found") => code::NOT_FOUND,
-        Some("running") => code::ALREADY_EXISTS,
-        Some("not-running" | "not-quarantined") => code::NOT_RUNNING,
-        Some("quarantined" | "disabled" | "not-trusted" | "bad-signature") => code::PERMISSION_DENIED,
-        Some("busy" | "closing" | "too-many-copies") => code::UNAVAILABLE,
-        _ if failure.code == code::CONNECTION_FAILED && failure.message.contains("host plugins.") => {
-            code::INTERNAL
-        }
-        _ => failure.code,
-    };
+    const CODES: [(&[&str], &str); 5] = [
+        (&["not-found"], code::NOT_FOUND),
+        (&["running"], code::ALREADY_EXISTS),
+        (&["not-running", "not-quarantined"], code::NOT_RUNNING),
+        (&["quarantined", "disabled", "not-trusted", "bad-signature"], code::PERMISSION_DENIED),
+        (&["busy", "closing", "too-many-copies"], code::UNAVAILABLE),
+    ];
+    let says = |words: &[&str]| words.iter().any(|w| failure.message.contains(&format!("[{w}]")));
+    let known = CODES.iter().find(|(words, _)| says(words)).map(|(_, code)| *code);
+    // Any other refusal is the plugin's or its file's.
+    let refused = failure.code == code::CONNECTION_FAILED && failure.message.contains("host plugins.");
+    let code = known.unwrap_or(if refused { code::INTERNAL } else { failure.code });
     Failure { code, ..failure }
 }
 

@@ -239,6 +239,10 @@ fn decisions_fail_closed() {
     let dial = || house.host.ctl(&["connect", "77", "7", "--message", "x", "--timeout", "2s"]);
     let denied = || String::from_utf8_lossy(&dial().stderr).contains("not allowed by network 0 policy");
     assert!(!denied(), "without a policy plugin nothing is denied");
+    stage_faulty(&house.plugins, "chameleon");
+    house.tell("fail");
+    house.host.fails(&["plugins", "start", "chameleon"]);
+    assert!(denied(), "it would have registered a policy, and did not come so far");
     house.chameleon("policy allow");
     assert!(!denied());
     house.tell("policy deny");

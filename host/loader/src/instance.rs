@@ -49,7 +49,10 @@ impl Version {
                     "{} plugin libraries are mapped, which is the limit; code is never unmapped",
                     open::mapped()
                 );
-                let remedy = "restart the host, or raise [plugins] max_mapped_copies (about 1 MB each)";
+                let remedy = format!(
+                    "restart the host, or raise [plugins] max_mapped_copies (each copy of this one holds up to {} KiB)",
+                    file.bytes.len().div_ceil(1024)
+                );
                 return Err(Refusal::new(Code::TooManyCopies, &file.path, reason, remedy).of(&info.name));
             }
             Isolation::InProcess => {

@@ -8,7 +8,7 @@ use abi_stable::StableAbi;
 use abi_stable::abi_stability::abi_checking::{
     AbiInstabilityErrors, CheckingGlobals, check_layout_compatibility_with_globals,
 };
-use abi_stable::library::AbiHeaderRef;
+use abi_stable::library::{AbiHeader, AbiHeaderRef, LibraryError};
 use abi_stable::std_types::{RErr, ROk};
 use abi_stable::type_layout::TypeLayout;
 
@@ -78,7 +78,7 @@ impl Module {
         // SAFETY: `AbiHeaderRef` is `repr(transparent)` over a non-null reference to an `AbiHeader`; the caller
         // promises that one lies at `symbol` for the rest of the process.
         let header = unsafe { std::mem::transmute::<*const (), AbiHeaderRef>(symbol) };
-        let library = header.upgrade().map_err(|e| OpenError::Header(short(&e.to_string())))?;
+        let library = header.upgrade().map_err(|e| OpenError::Header(unlike(&e)))?;
         let mine = <PluginMod_Ref as StableAbi>::LAYOUT;
         let theirs = library.layout().ok_or_else(|| OpenError::Header("it carries no layout".into()))?;
         // Either side may be the older one: its view must be a prefix of the newer one's.
@@ -129,6 +129,27 @@ fn begins_with(
     whole: &'static TypeLayout,
 ) -> std::result::Result<(), AbiInstabilityErrors> {
     check_layout_compatibility_with_globals(part, whole, &CheckingGlobals::new())
+}
+
+/// One line for a root symbol that this host does not understand.
+fn unlike(e: &LibraryError) -> String {
+    match e {
+        LibraryError::InvalidAbiHeader(found) if found.magic_string != AbiHeader::VALUE.magic_string => {
+            "its root symbol is no library header, expected the one that export_plugin! writes".into()
+        }
+        LibraryError::InvalidAbiHeader(found) => format!(
+            "its root symbol is a library header of version {}.{}, expected {}.{}",
+            found.abi_major,
+            found.abi_minor,
+            AbiHeader::VALUE.abi_major,
+            AbiHeader::VALUE.abi_minor
+        ),
+        LibraryError::InvalidCAbi { expected, found } => clip(
+            &format!("it passes values to C functions in another way, expected {expected}, found {found}"),
+            300,
+        ),
+        other => short(&other.to_string()),
+    }
 }
 
 /// One line for the innermost difference: what, expected and found, where.

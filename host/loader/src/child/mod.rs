@@ -16,7 +16,19 @@
 //!
 //! Whatever comes from the child is checked like bytes from a network: lengths, numbers of objects, calls at once, memory
 //! on its behalf. Breaking the protocol is one of the ways to end.
+//!
+//! # Atomics
+//!
+//! Who reads next is settled by counters alone: [`turns`], whose code is run through every interleaving by loom in its
+//! tests. The other atomics of this crate guard no data. They are flags that go one way once (a session is down, a
+//! plugin is being stopped), set with `Release` after what explains them was written (or under the lock of what they
+//! close) and read with `Acquire`, where seeing one late costs one more turn of a loop whose next wait ends at once
+//! because the socket or the condition variable was closed as well; and numbers (calls being served, bytes of them,
+//! answers that came late, serial numbers) where each change is one read-modify-write and nothing else is inferred.
 
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
+}
 mod frame;
 mod inside;
 mod limits;
@@ -28,6 +40,7 @@ mod plugin;
 mod process;
 mod services;
 mod session;
+mod turns;
 mod watch;
 mod watcher;
 

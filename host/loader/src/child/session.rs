@@ -22,9 +22,8 @@ use super::frame::{Frame, FrameError, FrameReader, Kind, Raw};
 use super::link::Link;
 use super::message::Answer;
 use super::outbox::Patience;
+use super::turns::Turns;
 
-/// Threads that wait for their turn at reading; more end when they have nothing to do.
-const IDLE_THREADS: usize = 4;
 /// How the reason starts when the other side closed the socket, or the system did for it.
 pub(super) const SOCKET_CLOSED: &str = "the socket was closed";
 /// Stack of a thread that serves calls, bytes (touched pages count, not this).
@@ -86,9 +85,7 @@ pub(super) struct Session<S: Serve> {
     limits: Limits,
     shared: Arc<Link>,
     reader: Mutex<FrameReader<UnixStream>>,
-    /// Threads that wait for the reader, the one that holds it left out.
-    idle: AtomicUsize,
-    threads: AtomicUsize,
+    turns: Turns,
     serving: AtomicUsize,
     serving_bytes: AtomicUsize,
     ended: Once,
@@ -110,8 +107,8 @@ impl<S: Serve> Session<S> {
             limits,
             shared,
             reader: Mutex::new(FrameReader::new(socket, limits.frame)),
-            idle: AtomicUsize::new(0),
-            threads: AtomicUsize::new(0),
+            // Two more than calls may be served: one leads, one waits for its turn.
+            turns: Turns::new(limits.serving + 2),
             serving: AtomicUsize::new(0),
             serving_bytes: AtomicUsize::new(0),
             ended: Once::new(),
@@ -145,21 +142,17 @@ impl<S: Serve> Session<S> {
 
     /// Another thread that takes turns, if there may be one.
     fn add_thread(self: &Arc<Self>) -> bool {
-        // Two more than calls may be served: one leads, one waits for its turn.
-        if self.threads.fetch_add(1, Ordering::AcqRel) >= self.limits.serving + 2 {
-            self.threads.fetch_sub(1, Ordering::AcqRel);
+        if !self.turns.join() {
             return false;
         }
         let session = Arc::clone(self);
-        self.idle.fetch_add(1, Ordering::AcqRel);
         let spawned = std::thread::Builder::new()
             .name(self.name.clone())
             .stack_size(STACK)
             .spawn(move || session.take_turns())
             .is_ok();
         if !spawned {
-            self.idle.fetch_sub(1, Ordering::AcqRel);
-            self.threads.fetch_sub(1, Ordering::AcqRel);
+            self.turns.withdraw();
         }
         spawned
     }
@@ -167,19 +160,16 @@ impl<S: Serve> Session<S> {
     fn take_turns(self: Arc<Self>) {
         loop {
             let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-            self.idle.fetch_sub(1, Ordering::AcqRel);
+            self.turns.took();
             let Some((id, call, raw, size)) = self.lead(&mut reader) else {
-                self.threads.fetch_sub(1, Ordering::AcqRel);
+                self.turns.leave();
                 return;
             };
             drop(reader);
             self.serve_and_answer(id, call, raw);
             self.serving.fetch_sub(1, Ordering::AcqRel);
             self.serving_bytes.fetch_sub(size, Ordering::AcqRel);
-            // The threads that are counted here wait for the reader; one of them leads or will.
-            if self.idle.fetch_add(1, Ordering::AcqRel) >= IDLE_THREADS {
-                self.idle.fetch_sub(1, Ordering::AcqRel);
-                self.threads.fetch_sub(1, Ordering::AcqRel);
+            if !self.turns.rejoin() {
                 return;
             }
         }
@@ -248,7 +238,7 @@ impl<S: Serve> Session<S> {
                 let fits =
                     calls < self.limits.serving && (bytes == 0 || bytes + size <= self.limits.serving_bytes);
                 // Somebody has to read while this thread serves.
-                if fits && (self.idle.load(Ordering::Acquire) > 0 || self.add_thread()) {
+                if fits && (self.turns.has_successor() || self.add_thread()) {
                     return Ok(Some((id, call, raw, size)));
                 }
                 self.serving.fetch_sub(1, Ordering::AcqRel);

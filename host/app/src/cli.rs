@@ -30,7 +30,7 @@ pub enum Command {
     /// Run this node until SIGTERM or Ctrl-C.
     Run(Box<RunArgs>),
     /// Run only the rendezvous: the registry (TCP) and the beacon (UDP) that nodes find each other by.
-    Rendezvous(RendezvousArgs),
+    Rendezvous(Box<RendezvousArgs>),
     /// Look at configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -94,6 +94,9 @@ pub struct RunArgs {
     /// Registry to register with.
     #[arg(long, env = "PILOT_REGISTRY", value_name = "HOST:PORT")]
     pub registry: Option<String>,
+    /// Registry that follows the first one; asked when that cannot be reached. May be given more than once.
+    #[arg(long = "registry-standby", value_name = "HOST:PORT")]
+    pub registry_standbys: Vec<String>,
     /// Registry's certificate: its SHA-256 in 64 hex digits. Switches TLS on.
     #[arg(long, env = "PILOT_REGISTRY_FINGERPRINT", value_name = "HEX")]
     pub registry_fingerprint: Option<String>,
@@ -130,6 +133,7 @@ impl RunArgs {
             trust_auto_approve: self.trust_auto_approve,
             admin_token: self.admin_token.clone(),
             registry: self.registry.clone(),
+            standbys: self.registry_standbys.clone(),
             registry_fingerprint: self.registry_fingerprint.clone(),
             registry_ca_file: self.registry_ca.clone(),
             beacon: self.beacon.clone(),
@@ -144,7 +148,21 @@ impl RunArgs {
 
 /// Flags of `pilot-host rendezvous`.
 #[derive(Debug, Args, Default)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "A first one, for this machine only, that keeps its state and shows a page:\n  \
+                  pilot-host rendezvous --data-dir ./rendezvous --dashboard 127.0.0.1:3000\n\n\
+                  One for a network, over TLS. It logs the fingerprint that nodes pin:\n  \
+                  pilot-host rendezvous --registry 0.0.0.0:9000 --beacon 0.0.0.0:9001 --data-dir /var/lib/pilot --tls\n  \
+                  pilot-host run --registry HOST:9000 --registry-fingerprint HEX\n\n\
+                  A standby for it, on another machine (PILOT_REPLICATION_TOKEN the same on both):\n  \
+                  pilot-host rendezvous --registry 0.0.0.0:9000 --beacon 0.0.0.0:9001 --standby-of HOST:9000 \
+                  --standby-of-fingerprint HEX"
+)]
 pub struct RendezvousArgs {
+    /// Something else than serving.
+    #[command(subcommand)]
+    pub action: Option<RendezvousAction>,
     /// Configuration file; its `rendezvous` table is used.
     #[arg(long, env = "PILOT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -169,6 +187,21 @@ pub struct RendezvousArgs {
     /// Token that unlocks administrative operations.
     #[arg(long, env = "PILOT_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub admin_token: Option<String>,
+    /// HTTP address of the dashboard: a page, /api/stats, /healthz and /metrics.
+    #[arg(long, value_name = "IP:PORT")]
+    pub dashboard: Option<String>,
+    /// Shows the networks' names on the dashboard to whoever adds ?token=.
+    #[arg(long, env = "PILOT_DASHBOARD_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub dashboard_token: Option<String>,
+    /// What a standby has to know to follow.
+    #[arg(long, env = "PILOT_REPLICATION_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub replication_token: Option<String>,
+    /// Follow this registry as its standby: serve what only reads, take nothing that changes.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub standby_of: Option<String>,
+    /// Fingerprint of that registry's certificate, when it speaks TLS.
+    #[arg(long, value_name = "HEX", requires = "standby_of")]
+    pub standby_of_fingerprint: Option<String>,
     /// Log level.
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -188,11 +221,29 @@ impl RendezvousArgs {
             rendezvous_tls_cert: self.tls_cert.clone(),
             rendezvous_tls_key: self.tls_key.clone(),
             rendezvous_admin_token: self.admin_token.clone(),
+            rendezvous_dashboard: self.dashboard.clone(),
+            rendezvous_dashboard_token: self.dashboard_token.clone(),
+            rendezvous_replication_token: self.replication_token.clone(),
+            rendezvous_primary: self.standby_of.clone(),
+            rendezvous_primary_fingerprint: self.standby_of_fingerprint.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.clone(),
             ..Overrides::default()
         }
     }
+}
+
+/// `pilot-host rendezvous ...`
+#[derive(Debug, Subcommand)]
+pub enum RendezvousAction {
+    /// Take the state file of a Go registry over into an empty data directory. The file stays as it is.
+    Import {
+        /// The Go registry's JSON file.
+        file: PathBuf,
+        /// Where the rendezvous will find it; made when missing.
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+    },
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 //! of this machine already runs there.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pilot_net::rendezvous::{RendezvousConfig, RendezvousServer};
+use pilot_net::rendezvous::{Follow, RendezvousConfig, RendezvousServer};
 use pilot_net::tls::{ClientTls, ServerTls};
 use tracing::info;
 
@@ -38,7 +39,8 @@ pub async fn choose(config: &Config) -> anyhow::Result<Rendezvous> {
         let beacon = config.beacon_addr(registry);
         return Ok(Rendezvous { registry: registry.clone(), beacon: resolve(&beacon).await?, server: None });
     }
-    let settings = &config.rendezvous;
+    // A standby would not take this host's own registration.
+    let settings = &RendezvousSettings { primary: None, ..config.rendezvous.clone() };
     match start(settings).await {
         Ok(server) => {
             info!(
@@ -60,35 +62,48 @@ pub async fn choose(config: &Config) -> anyhow::Result<Rendezvous> {
     }
 }
 
-/// Starts a rendezvous and says where.
+/// Starts a rendezvous with everything that is configured for it, and says where it is and how to believe it.
 ///
 /// # Errors
-/// When an address cannot be bound.
+/// When an address cannot be bound, or a certificate cannot be used.
 pub async fn start(settings: &RendezvousSettings) -> anyhow::Result<RendezvousServer> {
     let tls = match &settings.tls {
         RendezvousTls::Off => None,
         RendezvousTls::SelfSigned => Some(ServerTls::self_signed(settings.data_dir.as_deref())?),
         RendezvousTls::Files { certificate, key } => Some(ServerTls::from_files(certificate, key)?),
     };
-    let fingerprint = tls.as_ref().map(|t| t.fingerprint().to_owned());
-    let server = RendezvousServer::bind(RendezvousConfig {
+    let given = |text: &String| Some(text.clone()).filter(|t| !t.is_empty());
+    let mut config = RendezvousConfig {
         registry_addr: settings.registry,
         beacon_addr: settings.beacon,
-        admin_token: Some(settings.admin_token.clone()).filter(|t| !t.is_empty()),
+        admin_token: given(&settings.admin_token),
         data_dir: settings.data_dir.clone(),
         tls,
+        dashboard_addr: settings.dashboard,
+        dashboard_token: given(&settings.dashboard_token),
         ..RendezvousConfig::default()
-    })
-    .await
-    .with_context(|| {
+    };
+    config.registry.replication_token = given(&settings.replication_token);
+    if let Some(primary) = &settings.primary {
+        let tls = primary.fingerprint.as_deref().map(ClientTls::pinned).transpose()?;
+        let (addr, token) = (primary.addr.clone(), settings.replication_token.clone());
+        config.follow = Some(Follow { addr, token, tls });
+    }
+    let server = RendezvousServer::bind(config).await.with_context(|| {
         format!(
             "serve a rendezvous on {} (TCP) and {} (UDP): free the addresses, or choose others with [rendezvous] or flags",
             settings.registry, settings.beacon
         )
     })?;
     info!(registry = %server.registry_addr(), beacon = %server.beacon_addr(), "rendezvous listening");
-    if let Some(fingerprint) = fingerprint {
+    if let Some(fingerprint) = server.fingerprint() {
         info!(fingerprint, "the registry speaks TLS; nodes pin it with --registry-fingerprint");
+    }
+    if let Some(dashboard) = server.dashboard_addr() {
+        info!(url = %format!("http://{dashboard}/"), "dashboard listening");
+    }
+    if let Some(primary) = &settings.primary {
+        info!(primary = primary.addr, "standby: following, and answering what only reads");
     }
     Ok(server)
 }
@@ -106,6 +121,30 @@ pub fn client_tls(config: &Config, rendezvous: &Rendezvous) -> anyhow::Result<Op
         RegistryTls::Pinned(fingerprint) => Some(ClientTls::pinned(fingerprint)?),
         RegistryTls::CaFile(path) => Some(ClientTls::roots(path)?),
     })
+}
+
+/// Takes a Go registry's state file over into an empty data directory; gives what to tell the operator.
+///
+/// # Errors
+/// When the file is no such file, or the directory already holds a registry.
+pub fn import(file: &Path, data_dir: &Path) -> anyhow::Result<String> {
+    let content = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    let done = pilot_net::rendezvous::import(&content, data_dir)
+        .with_context(|| format!("import {} into {}", file.display(), data_dir.display()))?;
+    let mut report = format!(
+        "{} nodes, {} networks and {} trust pairs are in {}\n",
+        done.nodes,
+        done.networks,
+        done.trust_pairs,
+        data_dir.display()
+    );
+    if done.checksum == Some(false) {
+        report.push_str("warning: the file's checksum does not fit; it was changed after it was written\n");
+    }
+    for note in &done.notes {
+        report.push_str(&format!("left out: {note}\n"));
+    }
+    Ok(report)
 }
 
 async fn answers(registry: SocketAddr) -> bool {

@@ -94,6 +94,7 @@ pub async fn run_until(
     let client = RegistryClient::new(rendezvous.registry.clone(), move |message: &[u8]| {
         signer.identity().map(|i| i.sign(message))
     });
+    let client = client.standbys(core.config.standbys.clone());
     let client = client.tls(embedded::client_tls(&core.config, &rendezvous)?);
     core.set_registry(Arc::new(client));
 

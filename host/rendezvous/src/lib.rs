@@ -22,7 +22,7 @@ mod state;
 mod store;
 
 pub use beacon::{Beacon, Moment};
-pub use registry::{Claim, FrameReply, Proof, ProofMemory, Registry, Reply};
+pub use registry::{Claim, FrameReply, Proof, ProofMemory, Registry, Reply, Snapshot, Stats};
 pub use settings::{BeaconSettings, Settings};
-pub use state::{Change, RecordKey, RestoreError};
+pub use state::{Change, RecordKey, RestoreError, SnapshotError};
 pub use store::{Store, StoreError};

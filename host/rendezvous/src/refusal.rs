@@ -35,6 +35,13 @@ pub(crate) enum Refusal {
     UnknownType(String),
     #[error("replication not configured")]
     NoReplication,
+    #[error("invalid replication token")]
+    ReplicationToken,
+    /// Not refused at all: the driver turns the connection into a feed.
+    #[error("subscribed")]
+    Subscribed,
+    #[error("standby mode: write operations not accepted (use primary)")]
+    Standby,
 
     // ---- credentials
     #[error("signature required for authenticated node")]

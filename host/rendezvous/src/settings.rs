@@ -41,6 +41,12 @@ pub struct Settings {
     pub inbox_invites: usize,
     /// How long an invitation stands.
     pub invite_lifetime: Duration,
+    /// Entries in the audit log; the oldest gives way.
+    pub audit_entries: usize,
+    /// Secret of those who may follow this registry. `None` or empty: nobody may.
+    pub replication_token: Option<String>,
+    /// This registry follows another one: it answers what only reads, refuses everything else, and throws nobody out.
+    pub standby: bool,
     /// Beacons in the list; further ones are refused. The peers keep any number.
     pub max_beacons: usize,
 }
@@ -64,6 +70,9 @@ impl Default for Settings {
             trust_per_node: 100_000,
             inbox_invites: 100,
             invite_lifetime: Duration::from_secs(30 * 24 * 3600),
+            audit_entries: 1_000,
+            replication_token: None,
+            standby: false,
             max_beacons: 1_000,
         }
     }

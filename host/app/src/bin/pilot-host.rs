@@ -5,14 +5,26 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use pilot_host::cli::{Cli, Command, ConfigCommand, RendezvousArgs, RunArgs};
+use pilot_host::cli::{Cli, Command, ConfigCommand, RendezvousAction, RendezvousArgs, RunArgs};
 use pilot_host::config::{Config, ConfigError, EXIT_CONFIG, Overrides, example_toml};
-use pilot_host::{logging, plugin_cmd, run, version};
+use pilot_host::{embedded, logging, plugin_cmd, run, version};
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => with_config(run_config(&args), run::run),
-        Command::Rendezvous(args) => with_config(rendezvous_config(&args), run::rendezvous),
+        Command::Rendezvous(args) => match &args.action {
+            Some(RendezvousAction::Import { file, data_dir }) => match embedded::import(file, data_dir) {
+                Ok(report) => {
+                    print!("{report}");
+                    ExitCode::SUCCESS
+                }
+                Err(e) => {
+                    eprintln!("error: {e:#}");
+                    ExitCode::FAILURE
+                }
+            },
+            None => with_config(rendezvous_config(&args), run::rendezvous),
+        },
         Command::Config(ConfigCommand::Example) => {
             print!("{}", example_toml());
             ExitCode::SUCCESS

@@ -32,6 +32,9 @@ pub fn example_toml() -> &'static str {
 # HOST:PORT of the registry. Empty: start a rendezvous in this process on loopback (see [rendezvous]), or use the one
 # that already runs there. Flag --registry, environment PILOT_REGISTRY.
 #addr = ""
+# Registries that follow that one, HOST:PORT each; they are asked when it cannot be reached, with the same TLS settings.
+# Flag --registry-standby.
+#standbys = []
 # TLS to the registry: the fingerprint of its certificate (64 hex digits; the rendezvous prints it when it starts), or a
 # PEM file of the roots that vouch for it. Neither: in the clear. Flags --registry-fingerprint (environment
 # PILOT_REGISTRY_FINGERPRINT) and --registry-ca.
@@ -57,6 +60,17 @@ pub fn example_toml() -> &'static str {
 #tls = false
 #tls_cert = ""
 #tls_key = ""
+# The keys below are for `pilot-host rendezvous` only. IP:PORT of the dashboard (HTTP); empty: none. Flag --dashboard.
+#dashboard = ""
+# Shows the networks' names to whoever opens the page with ?token=. Environment PILOT_DASHBOARD_TOKEN.
+#dashboard_token = ""
+# What standbys have to know; empty: there are none. Environment PILOT_REPLICATION_TOKEN.
+#replication_token = ""
+# HOST:PORT of the registry to follow as a standby, with the same replication_token; empty: this is a primary.
+# Flag --standby-of.
+#primary = ""
+# Its fingerprint when it speaks TLS. Flag --standby-of-fingerprint.
+#primary_fingerprint = ""
 
 [ipc]
 # The local socket for pilotctl and SDKs, mode 0600. Default: $XDG_RUNTIME_DIR/pilot.sock, else /tmp/pilot.sock.

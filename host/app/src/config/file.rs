@@ -10,9 +10,7 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::plugins::RawPlugins;
-use super::{
-    Config, ConfigError, LogConfig, NodeConfig, Overrides, RegistryTls, RendezvousSettings, RendezvousTls,
-};
+use super::{Config, ConfigError, LogConfig, NodeConfig, Overrides};
 
 pub(super) type Field<T> = Option<Spanned<T>>;
 
@@ -45,10 +43,11 @@ struct RawNode {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct RawRegistry {
-    addr: Field<String>,
-    fingerprint: Field<String>,
-    ca_file: Field<String>,
+pub(super) struct RawRegistry {
+    pub(super) addr: Field<String>,
+    pub(super) standbys: Field<Vec<String>>,
+    pub(super) fingerprint: Field<String>,
+    pub(super) ca_file: Field<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -59,14 +58,19 @@ struct RawAddr {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct RawRendezvous {
-    registry: Field<String>,
-    beacon: Field<String>,
-    data_dir: Field<String>,
-    admin_token: Field<String>,
-    tls: Field<bool>,
-    tls_cert: Field<String>,
-    tls_key: Field<String>,
+pub(super) struct RawRendezvous {
+    pub(super) registry: Field<String>,
+    pub(super) beacon: Field<String>,
+    pub(super) data_dir: Field<String>,
+    pub(super) admin_token: Field<String>,
+    pub(super) tls: Field<bool>,
+    pub(super) tls_cert: Field<String>,
+    pub(super) tls_key: Field<String>,
+    pub(super) dashboard: Field<String>,
+    pub(super) dashboard_token: Field<String>,
+    pub(super) replication_token: Field<String>,
+    pub(super) primary: Field<String>,
+    pub(super) primary_fingerprint: Field<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -138,7 +142,7 @@ pub(super) fn parse(origin: &str, text: &str, over: &Overrides) -> Result<Config
 }
 
 /// A path that may be left out; an empty one is left out.
-fn optional_path(over: &Option<PathBuf>, file: Field<String>) -> Option<PathBuf> {
+pub(super) fn optional_path(over: &Option<PathBuf>, file: Field<String>) -> Option<PathBuf> {
     let written = || file.map(Spanned::into_inner).filter(|path| !path.is_empty()).map(|path| expand(&path));
     over.clone().or_else(written)
 }
@@ -149,6 +153,14 @@ pub(super) struct Given<T> {
     place: Place,
 }
 
+impl<T> Given<T> {
+    /// Another value from the same place.
+    pub(super) fn with<U>(&self, value: U) -> Given<U> {
+        Given { value, place: self.place }
+    }
+}
+
+#[derive(Clone, Copy)]
 pub(super) enum Place {
     Flag(&'static str),
     File(usize),
@@ -193,31 +205,10 @@ impl Merger<'_> {
     fn config(&self, raw: Raw) -> Result<Config, ConfigError> {
         let node = self.node(raw.node)?;
         let over = self.over;
-        let registry = self.endpoint(
-            "registry.addr",
-            &self.pick("--registry", &over.registry, raw.registry.addr, String::new()),
-        )?;
-        let registry_tls = self.registry_tls(raw.registry.fingerprint, raw.registry.ca_file)?;
+        let (registry, standbys, registry_tls) = self.registry(raw.registry)?;
         let beacon = self
             .endpoint("beacon.addr", &self.pick("--beacon", &over.beacon, raw.beacon.addr, String::new()))?;
-        let r = raw.rendezvous;
-        let at = |flag, over: &Option<String>, file, default: &str| {
-            self.pick(flag, over, file, default.to_owned())
-        };
-        let data_dir = optional_path(&over.rendezvous_data_dir, r.data_dir);
-        let rendezvous = RendezvousSettings {
-            tls: self.rendezvous_tls(r.tls, r.tls_cert, r.tls_key)?,
-            registry: self.socket_addr(
-                "rendezvous.registry",
-                &at("--registry", &over.rendezvous_registry, r.registry, "127.0.0.1:9000"),
-            )?,
-            beacon: self.socket_addr(
-                "rendezvous.beacon",
-                &at("--beacon", &over.rendezvous_beacon, r.beacon, "127.0.0.1:9001"),
-            )?,
-            data_dir,
-            admin_token: at("--admin-token", &over.rendezvous_admin_token, r.admin_token, "").value,
-        };
+        let rendezvous = self.rendezvous(raw.rendezvous)?;
         let socket =
             self.path("ipc.socket", "--socket", &over.socket, raw.ipc.socket, super::default_socket())?;
         if socket.as_os_str().len() > 100 {
@@ -235,53 +226,18 @@ impl Merger<'_> {
         let plugin =
             raw.plugin.into_iter().map(|(name, table)| (name, to_json(toml::Value::Table(table)))).collect();
         let log = self.log(raw.log)?;
-        Ok(Config { node, registry, registry_tls, beacon, rendezvous, socket, plugins, plugin, log })
-    }
-
-    /// A fingerprint or a file of roots switches TLS on; without either one there would be nobody to believe.
-    fn registry_tls(&self, pin: Field<String>, ca_file: Field<String>) -> Result<RegistryTls, ConfigError> {
-        let pin = self.pick("--registry-fingerprint", &self.over.registry_fingerprint, pin, String::new());
-        let ca_file = optional_path(&self.over.registry_ca_file, ca_file);
-        match (pin.value.is_empty(), ca_file) {
-            (true, None) => Ok(RegistryTls::Off),
-            (true, Some(path)) => Ok(RegistryTls::CaFile(path)),
-            (false, None) if pin.value.len() == 64 && pin.value.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                Ok(RegistryTls::Pinned(pin.value.to_ascii_lowercase()))
-            }
-            (false, None) => {
-                let text = format!(
-                    "{:?} is no fingerprint; give the 64 hexadecimal digits that the rendezvous prints when it starts",
-                    pin.value
-                );
-                Err(self.bad(&pin, "registry.fingerprint", text))
-            }
-            (false, Some(_)) => {
-                let text =
-                    "give either fingerprint or ca_file: one certificate, or whom its issuer vouches for";
-                Err(self.bad(&pin, "registry.fingerprint", text.to_owned()))
-            }
-        }
-    }
-
-    fn rendezvous_tls(
-        &self,
-        tls: Field<bool>,
-        certificate: Field<String>,
-        key: Field<String>,
-    ) -> Result<RendezvousTls, ConfigError> {
-        let over = self.over;
-        let on = self.pick("--tls", &over.rendezvous_tls, tls, false);
-        let certificate = optional_path(&over.rendezvous_tls_cert, certificate);
-        let key = optional_path(&over.rendezvous_tls_key, key);
-        match (certificate, key) {
-            (Some(certificate), Some(key)) => Ok(RendezvousTls::Files { certificate, key }),
-            (None, None) if on.value => Ok(RendezvousTls::SelfSigned),
-            (None, None) => Ok(RendezvousTls::Off),
-            _ => {
-                let text = "a certificate needs its key: give tls_cert and tls_key, or neither for a certificate of its own";
-                Err(self.bad(&on, "rendezvous.tls_cert", text.to_owned()))
-            }
-        }
+        Ok(Config {
+            node,
+            registry,
+            standbys,
+            registry_tls,
+            beacon,
+            rendezvous,
+            socket,
+            plugins,
+            plugin,
+            log,
+        })
     }
 
     fn node(&self, raw: RawNode) -> Result<NodeConfig, ConfigError> {
@@ -399,7 +355,7 @@ impl Merger<'_> {
         Ok(given.value)
     }
 
-    fn socket_addr(&self, key: &str, given: &Given<String>) -> Result<SocketAddr, ConfigError> {
+    pub(super) fn socket_addr(&self, key: &str, given: &Given<String>) -> Result<SocketAddr, ConfigError> {
         let text = match given.value.strip_prefix(':') {
             Some(port) => format!("0.0.0.0:{port}"),
             None => given.value.clone(),
@@ -413,7 +369,7 @@ impl Merger<'_> {
         })
     }
 
-    fn endpoint(&self, key: &str, given: &Given<String>) -> Result<Option<String>, ConfigError> {
+    pub(super) fn endpoint(&self, key: &str, given: &Given<String>) -> Result<Option<String>, ConfigError> {
         if given.value.is_empty() {
             return Ok(None);
         }
@@ -464,7 +420,7 @@ impl Merger<'_> {
 }
 
 /// `~` at the start means the home directory.
-fn expand(text: &str) -> PathBuf {
+pub(super) fn expand(text: &str) -> PathBuf {
     match text.strip_prefix("~/").and_then(|rest| std::env::var_os("HOME").map(|h| Path::new(&h).join(rest)))
     {
         Some(path) => path,

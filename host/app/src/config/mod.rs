@@ -6,6 +6,7 @@
 mod example;
 mod file;
 mod plugins;
+mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 pub use example::example_toml;
 pub use plugins::{CapabilitySettings, PluginSettings, PluginsConfig};
+pub use registry::{PrimarySettings, RegistryTls, RendezvousSettings, RendezvousTls};
 
 /// Exit code of a configuration that does not validate (cli.md section 3, "Signals and exit codes").
 pub const EXIT_CONFIG: i32 = 78;
@@ -70,6 +72,12 @@ pub struct Overrides {
     pub admin_token: Option<String>,
     /// `registry.addr`
     pub registry: Option<String>,
+    /// `registry.standbys`; empty leaves the file's
+    pub standbys: Vec<String>,
+    /// `registry.fingerprint`
+    pub registry_fingerprint: Option<String>,
+    /// `registry.ca_file`
+    pub registry_ca_file: Option<PathBuf>,
     /// `beacon.addr`
     pub beacon: Option<String>,
     /// `ipc.socket`
@@ -80,20 +88,26 @@ pub struct Overrides {
     pub rendezvous_registry: Option<String>,
     /// `rendezvous.beacon`
     pub rendezvous_beacon: Option<String>,
-    /// `registry.fingerprint`
-    pub registry_fingerprint: Option<String>,
-    /// `registry.ca_file`
-    pub registry_ca_file: Option<PathBuf>,
+    /// `rendezvous.data_dir`
+    pub rendezvous_data_dir: Option<PathBuf>,
+    /// `rendezvous.admin_token`
+    pub rendezvous_admin_token: Option<String>,
     /// `rendezvous.tls`
     pub rendezvous_tls: Option<bool>,
     /// `rendezvous.tls_cert`
     pub rendezvous_tls_cert: Option<PathBuf>,
     /// `rendezvous.tls_key`
     pub rendezvous_tls_key: Option<PathBuf>,
-    /// `rendezvous.data_dir`
-    pub rendezvous_data_dir: Option<PathBuf>,
-    /// `rendezvous.admin_token`
-    pub rendezvous_admin_token: Option<String>,
+    /// `rendezvous.dashboard`
+    pub rendezvous_dashboard: Option<String>,
+    /// `rendezvous.dashboard_token`
+    pub rendezvous_dashboard_token: Option<String>,
+    /// `rendezvous.replication_token`
+    pub rendezvous_replication_token: Option<String>,
+    /// `rendezvous.primary`
+    pub rendezvous_primary: Option<String>,
+    /// `rendezvous.primary_fingerprint`
+    pub rendezvous_primary_fingerprint: Option<String>,
     /// `log.level`
     pub log_level: Option<String>,
     /// `log.format`
@@ -107,7 +121,9 @@ pub struct Config {
     pub node: NodeConfig,
     /// Registry to register with; `None` starts one in this process on loopback.
     pub registry: Option<String>,
-    /// How the registry's connections are secured.
+    /// Registries that follow it; they are asked when it cannot be reached.
+    pub standbys: Vec<String>,
+    /// How the connections to all of these are secured.
     pub registry_tls: RegistryTls,
     /// Beacon; `None` means the registry's host with port 9001.
     pub beacon: Option<String>,
@@ -144,50 +160,6 @@ pub struct NodeConfig {
     pub admin_token: String,
     /// Networks to join at start.
     pub networks: Vec<u16>,
-}
-
-/// How the registry's connections are secured (registry.md section 5).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum RegistryTls {
-    /// Not at all.
-    #[default]
-    Off,
-    /// TLS to the server with this certificate.
-    Pinned(String),
-    /// TLS to a server whose certificate leads to one of the roots in this file.
-    CaFile(PathBuf),
-}
-
-/// What the rendezvous shows on its registry port.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum RendezvousTls {
-    /// No TLS.
-    #[default]
-    Off,
-    /// A certificate of its own, kept in the data directory.
-    SelfSigned,
-    /// A certificate from files.
-    Files {
-        /// PEM chain, the server's own first.
-        certificate: PathBuf,
-        /// PEM private key.
-        key: PathBuf,
-    },
-}
-
-/// `[rendezvous]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct RendezvousSettings {
-    /// TCP address of the registry.
-    pub registry: SocketAddr,
-    /// UDP address of the beacon.
-    pub beacon: SocketAddr,
-    /// TLS of the registry port.
-    pub tls: RendezvousTls,
-    /// Where state is kept; `None` keeps it in memory.
-    pub data_dir: Option<PathBuf>,
-    /// Admin token of the registry, or empty (admin operations are off).
-    pub admin_token: String,
 }
 
 /// `[log]`

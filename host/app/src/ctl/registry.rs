@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pilot_net::ipc::Client;
 use pilot_net::registry_client::{RegistryClient, RegistryError};
+use pilot_net::tls::ClientTls;
 use serde_json::{Map, Value, json};
 
 use super::context::Context;
@@ -23,13 +24,25 @@ pub(super) async fn lookup(ctx: &Context, client: &Client, node: u32) -> Result<
         }
     }
     let Some(addr) = ctx.setting("PILOT_REGISTRY", "registry") else { return Ok(None) };
-    let registry = RegistryClient::unsigned(addr.clone());
+    let registry = direct(ctx, &addr)?;
     let params = Map::from_iter([("node_id".to_owned(), node.into())]);
     match tokio::time::timeout(LIMIT, registry.call("lookup", params)).await {
         Ok(Ok(found)) => Ok(Some(found.into())),
         Ok(Err(error)) if !error.is_transport() => Err(refused(&error)),
         _ => Err(Failure::connection(format!("cannot reach registry at {addr}"))
             .hint(format!("check that the registry is running at {addr}, or set PILOT_REGISTRY"))),
+    }
+}
+
+/// A client of the registry itself; over TLS when its fingerprint is known.
+fn direct(ctx: &Context, addr: &str) -> Result<RegistryClient, Failure> {
+    let registry = RegistryClient::unsigned(addr);
+    match ctx.setting("PILOT_REGISTRY_FINGERPRINT", "registry_fingerprint").filter(|pin| !pin.is_empty()) {
+        None => Ok(registry),
+        Some(pin) => {
+            let tls = ClientTls::pinned(&pin).map_err(|e| Failure::connection(e.to_string()))?;
+            Ok(registry.tls(Some(tls)))
+        }
     }
 }
 
@@ -68,7 +81,7 @@ pub(super) async fn administer(ctx: &Context, operation: &str, params: Value) ->
         )
         .hint("set PILOT_REGISTRY to the registry's address"));
     };
-    let registry = RegistryClient::unsigned(addr.clone());
+    let registry = direct(ctx, &addr)?;
     match tokio::time::timeout(LIMIT, registry.call(operation, params)).await {
         Ok(Ok(answer)) => Ok(answer.into()),
         Ok(Err(error)) if !error.is_transport() => {

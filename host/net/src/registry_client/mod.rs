@@ -7,6 +7,9 @@
 //!   sends the request once more; an answer that is an error never reconnects;
 //! * 5 s to dial, 5 s to write, 30 s for a whole answer.
 //!
+//! With standbys configured, a registry that cannot be reached is passed over for the next one at once, and asked again
+//! after ten seconds. A standby answers what only reads; what it refuses counts as not delivered.
+//!
 //! A call that is dropped half way costs its connection and nothing else; but a dropped `poll_handshakes` loses what the
 //! registry has already taken out of the inbox, so let those run to their end.
 //!
@@ -15,6 +18,7 @@
 mod connection;
 mod error;
 mod replies;
+mod servers;
 mod signing;
 #[cfg(test)]
 mod tests;
@@ -38,6 +42,7 @@ pub use error::{ReconnectError, RegistryError, TransportError};
 pub use replies::{
     HandshakeInbox, Heartbeat, NodeInfo, Registered, Registration, RelayedRequest, RelayedResponse, Resolved,
 };
+use servers::Servers;
 
 /// Makes an Ed25519 signature over the bytes it is given; `None` when there is no identity to sign with.
 pub type Signer = Arc<dyn Fn(&[u8]) -> Option<[u8; 64]> + Send + Sync>;
@@ -50,19 +55,23 @@ const CONNECTIONS: usize = 2;
 
 /// A client of one registry. Cheap to share by reference or in an `Arc`; all methods take `&self`.
 pub struct RegistryClient {
-    addr: String,
+    servers: Servers,
+    has_standbys: bool,
     tls: Option<ClientTls>,
     signer: Option<Signer>,
     node: AtomicU32,
     slots: Semaphore,
-    idle: Mutex<Vec<Connection>>,
+    /// How many connections are kept open between requests, at most.
+    kept: usize,
+    /// Connections and the registries they lead to.
+    idle: Mutex<Vec<(usize, Connection)>>,
     closed: CancellationToken,
 }
 
 impl fmt::Debug for RegistryClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistryClient")
-            .field("addr", &self.addr)
+            .field("addr", &self.addr())
             .field("node", &self.node())
             .finish_non_exhaustive()
     }
@@ -86,22 +95,32 @@ impl RegistryClient {
     /// The same client with at most this many connections (at least one). To be called before the first request.
     #[must_use]
     pub fn connections(self, count: usize) -> Self {
-        Self { slots: Semaphore::new(count.max(1)), ..self }
+        Self { slots: Semaphore::new(count.max(1)), kept: count.max(1), ..self }
     }
 
-    /// The same client over TLS. To be called before the first request.
+    /// The same client over TLS, in the clear with `None`. To be called before the first request.
     #[must_use]
     pub fn tls(self, tls: Option<ClientTls>) -> Self {
         Self { tls, ..self }
     }
 
+    /// The same client with further registries, which are asked when the first one cannot be reached. To be called before
+    /// the first request.
+    #[must_use]
+    pub fn standbys(self, addrs: impl IntoIterator<Item = String>) -> Self {
+        let addrs: Vec<String> = std::iter::once(self.addr().to_owned()).chain(addrs).collect();
+        Self { has_standbys: addrs.len() > 1, servers: Servers::new(addrs), ..self }
+    }
+
     fn with(addr: String, signer: Option<Signer>, connections: usize) -> Self {
         Self {
-            addr,
+            servers: Servers::new(vec![addr]),
+            has_standbys: false,
             tls: None,
             signer,
             node: AtomicU32::new(0),
             slots: Semaphore::new(connections),
+            kept: connections,
             idle: Mutex::default(),
             closed: CancellationToken::new(),
         }
@@ -109,7 +128,7 @@ impl RegistryClient {
 
     /// The registry's address as configured.
     pub fn addr(&self) -> &str {
-        &self.addr
+        self.servers.addr(0)
     }
 
     /// Our node number; 0 before a registration succeeded.
@@ -186,58 +205,113 @@ impl RegistryClient {
     }
 
     async fn exchange(&self, message: &[u8]) -> Result<Map<String, Value>, RegistryError> {
-        // The semaphore is never closed.
-        let _slot = self.slots.acquire().await.map_err(|_| RegistryError::Closed)?;
-        let connection = match self.take_idle() {
-            Some(connection) => Some(connection),
-            None => Connection::dial(&self.addr, self.tls.as_ref()).await.ok(),
-        };
-        if let Some(connection) = connection
-            && let Ok((connection, answer)) = connection.exchange(message).await
-        {
-            self.give_back(connection);
-            return Ok(answer);
+        match self.attempt(message, true).await {
+            Ok(answer) => Ok(answer),
+            Err(_) => self.reconnect(message).await,
         }
-        let (connection, answer) = self.reconnect().await?.exchange(message).await?;
-        self.give_back(connection);
-        Ok(answer)
     }
 
-    async fn reconnect(&self) -> Result<Connection, ReconnectError> {
+    /// Sends a message to the first registry that can be reached and takes it; over an open connection, if wanted and
+    /// there is one.
+    async fn attempt(&self, message: &[u8], reuse: bool) -> Result<Map<String, Value>, Missed> {
+        // The semaphore is never closed.
+        let _slot = self.slots.acquire().await.map_err(|_| Missed::Closed)?;
+        if reuse && let Some((server, connection)) = self.take_idle() {
+            match connection.exchange(message).await {
+                Ok((connection, answer)) => {
+                    self.give_back(server, connection);
+                    if !is_standby(&answer) {
+                        return Ok(answer);
+                    }
+                }
+                // Perhaps only this connection was lost, so the registry gets a moment before it is dialled again.
+                Err(e) if !self.has_standbys => return Err(Missed::Exchange(e)),
+                Err(_) => {}
+            }
+        }
+        let mut missed = Missed::Dial(io::ErrorKind::NotConnected.into());
+        for server in self.servers.order() {
+            missed = match Connection::dial(self.servers.addr(server), self.tls.as_ref()).await {
+                Err(e) => {
+                    self.servers.note(server, false);
+                    Missed::Dial(e)
+                }
+                Ok(connection) => match connection.exchange(message).await {
+                    Err(e) => {
+                        self.servers.note(server, false);
+                        Missed::Exchange(e)
+                    }
+                    Ok((connection, answer)) => {
+                        self.servers.note(server, true);
+                        self.give_back(server, connection);
+                        if !is_standby(&answer) {
+                            return Ok(answer);
+                        }
+                        Missed::Dial(io::Error::other("only a standby answers, and it takes no changes"))
+                    }
+                },
+            };
+        }
+        Err(missed)
+    }
+
+    /// Tries again for a while. No place among the connections is held while waiting, so other requests go on.
+    async fn reconnect(&self, message: &[u8]) -> Result<Map<String, Value>, RegistryError> {
         let mut wait = RECONNECT_FIRST;
         let mut cause = io::Error::from(io::ErrorKind::NotConnected);
         for _ in 0..RECONNECT_ATTEMPTS {
             tokio::time::sleep(wait).await;
             wait = (2 * wait).min(RECONNECT_MAX);
-            match Connection::dial(&self.addr, self.tls.as_ref()).await {
-                Ok(connection) => return Ok(connection),
+            match self.attempt(message, false).await {
+                Ok(answer) => return Ok(answer),
                 // Another certificate than the pinned one: waiting does not change it.
-                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                    return Err(ReconnectError { attempts: RECONNECT_ATTEMPTS, cause: e });
+                Err(Missed::Dial(e)) if e.kind() == io::ErrorKind::InvalidData => {
+                    return Err(ReconnectError { attempts: RECONNECT_ATTEMPTS, cause: e }.into());
                 }
-                Err(e) => cause = e,
+                Err(Missed::Dial(e)) => cause = e,
+                // It was sent once more, which is enough.
+                Err(Missed::Exchange(e)) => return Err(e.into()),
+                Err(Missed::Closed) => return Err(RegistryError::Closed),
             }
         }
-        Err(ReconnectError { attempts: RECONNECT_ATTEMPTS, cause })
+        Err(ReconnectError { attempts: RECONNECT_ATTEMPTS, cause }.into())
     }
 
-    fn take_idle(&self) -> Option<Connection> {
+    /// An open connection to the registry that should be asked. Those to others are of no more use.
+    fn take_idle(&self) -> Option<(usize, Connection)> {
+        let preferred = self.servers.preferred();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(connection) = idle.pop() {
-            if connection.is_idle() {
-                return Some(connection);
+        while let Some((server, connection)) = idle.pop() {
+            if server == preferred && connection.is_idle() {
+                return Some((server, connection));
             }
         }
         None
     }
 
-    fn give_back(&self, connection: Connection) {
+    fn give_back(&self, server: usize, connection: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // Checked under the lock that `close` takes after cancelling, so no connection outlives it.
         if !self.closed.is_cancelled() {
-            idle.push(connection);
+            // More come together only while requests go from one registry to the next.
+            if idle.len() >= self.kept {
+                idle.remove(0);
+            }
+            idle.push((server, connection));
         }
     }
+}
+
+/// Why no registry took a message.
+enum Missed {
+    Dial(io::Error),
+    Exchange(TransportError),
+    Closed,
+}
+
+/// Whether a registry refused because it only follows another one. Ours say so; the text for it is hidden.
+fn is_standby(answer: &Map<String, Value>) -> bool {
+    answer.get("standby").is_some_and(|flag| flag == true)
 }
 
 /// The common operations, typed. All of them fail as [`call`](RegistryClient::call) and

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pilot_rendezvous::{BeaconSettings, Settings};
 
-use crate::tls::ServerTls;
+use crate::tls::{ClientTls, ServerTls};
 
 /// Configuration of a [`RendezvousServer`](super::RendezvousServer).
 #[derive(Clone, Debug)]
@@ -29,6 +29,23 @@ pub struct RendezvousConfig {
     pub limits: Limits,
     /// TLS on the registry's port; `None`: in the clear, as most peers expect it.
     pub tls: Option<ServerTls>,
+    /// Follow this primary: serve what it has, refuse what would change it.
+    pub follow: Option<Follow>,
+    /// Where the dashboard listens (HTTP); port 0 picks a free one. `None`: there is none.
+    pub dashboard_addr: Option<SocketAddr>,
+    /// Secret that shows the networks' names on the dashboard (`?token=`). `None` or empty: nobody sees them.
+    pub dashboard_token: Option<String>,
+}
+
+/// A primary to follow.
+#[derive(Clone, Debug)]
+pub struct Follow {
+    /// Its registry's `host:port`.
+    pub addr: String,
+    /// Its replication token.
+    pub token: String,
+    /// How to believe it is the right one, when it speaks TLS.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for RendezvousConfig {
@@ -43,6 +60,9 @@ impl Default for RendezvousConfig {
             beacon: BeaconSettings::default(),
             limits: Limits::default(),
             tls: None,
+            follow: None,
+            dashboard_addr: None,
+            dashboard_token: None,
         }
     }
 }
@@ -65,6 +85,8 @@ pub struct Limits {
     /// Members and elements in one request; a request with more is taken for no request. The peer has no such bound, but
     /// no operation comes near it.
     pub request_elements: usize,
+    /// Standbys that may follow at a time; further ones are refused.
+    pub standbys: usize,
     /// A connection older than 5 s that has made more requests per second than this waits 10 ms before each answer.
     pub slow_above: u32,
     /// A connection older than 5 s that has made more requests per second than this is closed.
@@ -80,6 +102,7 @@ impl Default for Limits {
             write: pilot_wire::registry::WRITE_MESSAGE_DEADLINE,
             request_memory: 256 << 20,
             request_elements: 1_000_000,
+            standbys: 16,
             slow_above: 100,
             close_above: 500,
         }

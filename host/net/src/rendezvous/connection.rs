@@ -23,6 +23,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::intake::Intake;
 use super::listener::Shared;
+use super::replication;
 
 /// Requests from this size on are decoded one at a time.
 const LARGE: usize = 1 << 20;
@@ -170,6 +171,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             self.intake.consume(consumed);
             self.heed_rate().await?;
             let answer = self.shared.desk.request(self.source, &request).await;
+            if answer.subscribed {
+                self.send().await?;
+                replication::feed(&mut self.stream, self.shared).await?;
+                return Err(End::Done);
+            }
             encode_message(&answer.body, &mut self.out)?;
             if answer.close {
                 return Err(End::Done);

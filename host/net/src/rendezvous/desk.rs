@@ -1,19 +1,20 @@
 //! The registry as connections see it: hand in a request, get an answer that may be sent.
 //!
 //! The registry stands behind a plain lock, held only while it works on one request and never across an await; lookups
-//! share it. Signatures are checked before it is taken. Changes are queued for the committer under that lock, so the store sees them in the order in which they were made; the answer
-//! comes back when the store has them.
+//! share it. Signatures are checked before it is taken. Changes are queued for the committer under that lock, so the store
+//! sees them in the order in which they were made; the answer comes back when the store has them.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use pilot_rendezvous::{Change, Claim, FrameReply, Proof, Registry};
+use pilot_rendezvous::{Change, Claim, FrameReply, Proof, Registry, Snapshot, Stats};
 use pilot_wire::registry::{MSG_ERROR, encode_error};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use super::committer::{CommitSender, Order};
 use super::verifier::Verifier;
+use super::webhook::{self, Letter};
 
 /// Notices to the beacon that wait at a time; when the queue is full a node finds out by its next regular poll.
 const NOTICES: usize = 1024;
@@ -26,6 +27,8 @@ pub(super) struct Answer {
     pub body: Map<String, Value>,
     /// Close the connection behind it.
     pub close: bool,
+    /// Nothing is sent; the client becomes a standby that is fed.
+    pub subscribed: bool,
 }
 
 /// The shared registry.
@@ -35,16 +38,31 @@ pub(super) struct Desk {
     verifier: Arc<Verifier>,
     commits: Option<CommitSender>,
     notices: mpsc::Sender<u32>,
+    letters: mpsc::Sender<Letter>,
+}
+
+/// What others do for the registry.
+#[derive(Debug)]
+pub(super) struct Errands {
+    /// Nodes that the beacon should notify.
+    pub notices: mpsc::Receiver<u32>,
+    /// Audit entries for the webhook.
+    pub letters: mpsc::Receiver<Letter>,
 }
 
 impl Desk {
-    /// A desk, and the numbers of nodes that the beacon should notify.
-    pub fn new(registry: Registry, commits: Option<CommitSender>) -> (Self, mpsc::Receiver<u32>) {
-        let (notices, receiver) = mpsc::channel(NOTICES);
-        (
-            Self { registry: RwLock::new(registry), verifier: Arc::new(Verifier::new()), commits, notices },
-            receiver,
-        )
+    /// A desk, and what it wants done elsewhere.
+    pub fn new(registry: Registry, commits: Option<CommitSender>) -> (Self, Errands) {
+        let (notices, noticed) = mpsc::channel(NOTICES);
+        let (letters, posted) = mpsc::channel(webhook::QUEUE);
+        let desk = Self {
+            registry: RwLock::new(registry),
+            verifier: Arc::new(Verifier::new()),
+            commits,
+            notices,
+            letters,
+        };
+        (desk, Errands { notices: noticed, letters: posted })
     }
 
     /// One request of JSON mode.
@@ -53,17 +71,19 @@ impl Desk {
         let proof = self.proof(claim).await;
         let work = |registry: &mut Registry| {
             let reply = registry.handle_proven(unix_now(), source, request, proof);
-            (reply.changes, (reply.body, reply.close, reply.notify))
+            let letter = letter(registry, reply.audit);
+            (reply.changes, (reply.body, reply.close, reply.subscribed, reply.notify, letter))
         };
         match self.work(work).await {
-            Ok((body, close, notify)) => {
+            Ok((body, close, subscribed, notify, letter)) => {
                 self.notify(&notify);
-                Answer { body, close }
+                self.post(letter);
+                Answer { body, close, subscribed }
             }
             Err(NotStored) => {
                 let body =
                     Map::from_iter([("type".into(), json!("error")), ("error".into(), json!(NOT_STORED))]);
-                Answer { body, close: false }
+                Answer { body, close: false, subscribed: false }
             }
         }
     }
@@ -79,17 +99,48 @@ impl Desk {
         }
         let proof = self.proof(claim).await;
         let work = |registry: &mut Registry| {
-            let FrameReply { kind, payload, changes, notify } =
+            let FrameReply { kind, payload, changes, notify, audit } =
                 registry.handle_frame_proven(unix_now(), source, kind, payload, proof);
-            (changes, (kind, payload, notify))
+            let letter = letter(registry, audit);
+            (changes, (kind, payload, notify, letter))
         };
         match self.work(work).await {
-            Ok((kind, payload, notify)) => {
+            Ok((kind, payload, notify, letter)) => {
                 self.notify(&notify);
+                self.post(letter);
                 (kind, payload)
             }
             Err(NotStored) => (MSG_ERROR, encode_error(NOT_STORED)),
         }
+    }
+
+    /// Becomes what a primary has.
+    pub async fn follow(&self, snapshot: Snapshot) {
+        // A failure is logged by the committer and made good with the next commit.
+        let _ = self.work(|registry| (registry.follow(snapshot), ())).await;
+    }
+
+    /// Grows with every change.
+    pub fn generation(&self) -> u64 {
+        self.read().generation()
+    }
+
+    /// The whole content, and the generation it is of.
+    pub fn snapshot(&self) -> (u64, Vec<u8>) {
+        let registry = self.read();
+        (registry.generation(), registry.snapshot())
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.read().stats()
+    }
+
+    pub fn network_sizes(&self) -> Vec<(u16, String, usize)> {
+        self.read().network_sizes()
+    }
+
+    pub fn undelivered(&self, entry: Map<String, Value>) {
+        self.write().undelivered(entry);
     }
 
     /// Removes silent nodes.
@@ -140,6 +191,14 @@ impl Desk {
         }
     }
 
+    fn post(&self, letter: Option<Letter>) {
+        if let Some(letter) = letter
+            && let Err(e) = self.letters.try_send(letter)
+        {
+            self.undelivered(e.into_inner().entry);
+        }
+    }
+
     /// Checks a signature before the registry is asked, so that nobody has to wait for it. A request without a proof is
     /// as good; the registry then checks it itself.
     async fn proof(&self, claim: Option<Claim>) -> Option<Proof> {
@@ -161,6 +220,12 @@ impl Desk {
     fn write(&self) -> RwLockWriteGuard<'_, Registry> {
         self.registry.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An audit entry with the webhook's address, when there is one.
+fn letter(registry: &Registry, audit: Option<Map<String, Value>>) -> Option<Letter> {
+    let entry = audit?;
+    Some(Letter { url: registry.webhook_url()?.to_owned(), entry })
 }
 
 /// The store did not take the changes.

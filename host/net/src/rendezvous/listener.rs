@@ -35,6 +35,8 @@ pub(super) struct Shared {
     connections: Arc<Semaphore>,
     /// In units of [`MEMORY_UNIT`].
     pub memory: Arc<Semaphore>,
+    /// Standbys that may follow at a time.
+    pub feeds: Arc<Semaphore>,
     /// Large requests are decoded one after the other: decoded they take many times their size.
     pub decoding: Arc<Semaphore>,
 }
@@ -49,6 +51,7 @@ impl Shared {
             stop,
             connections: permits(limits.connections),
             memory: permits(limits.request_memory / MEMORY_UNIT),
+            feeds: permits(limits.standbys),
             decoding: permits(1),
         }
     }

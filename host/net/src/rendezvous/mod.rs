@@ -11,6 +11,9 @@
 //! | `verifier` | one per core | the signatures to be checked |
 //! | `committer` | a thread, when there is a store | the store |
 //! | `beacon` | one | the UDP socket and the beacon |
+//! | `replication` | one per standby that follows; one when this server follows another | a connection |
+//! | `webhook` | one: tells the operator's webhook what the audit log says | nothing |
+//! | `dashboard` | one, and one per browser, when it is wanted | the HTTP socket |
 //! | `clerk` | one, every 10 s | nothing; removes silent nodes |
 //!
 //! Every change of the registry is in the store before its answer is on the wire. Every buffer is bounded: connections by
@@ -20,11 +23,15 @@ mod beacon;
 mod committer;
 mod config;
 mod connection;
+mod dashboard;
 mod desk;
+mod import;
 mod intake;
 mod listener;
+mod replication;
 mod store;
 mod verifier;
+mod webhook;
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -38,8 +45,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use committer::Committer;
-pub use config::{Limits, RendezvousConfig};
+pub use config::{Follow, Limits, RendezvousConfig};
+use dashboard::Dashboard;
 use desk::Desk;
+pub use import::{ImportError, Imported, import};
 pub use store::RedbStore;
 
 /// How often silent nodes are looked for.
@@ -52,6 +61,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub struct RendezvousServer {
     registry_addr: SocketAddr,
     beacon_addr: SocketAddr,
+    dashboard_addr: Option<SocketAddr>,
     desk: Arc<Desk>,
     committer: Option<Committer>,
     tasks: TaskTracker,
@@ -97,7 +107,17 @@ impl RendezvousServer {
             .map_err(|cause| BindError::Registry { addr: config.registry_addr, cause })?;
 
         let fingerprint = config.tls.as_ref().map(|tls| tls.fingerprint().to_owned());
+        let dashboard = match config.dashboard_addr {
+            None => None,
+            Some(addr) => Some(
+                Dashboard::bind(addr, config.dashboard_token)
+                    .await
+                    .map_err(|cause| BindError::Dashboard { addr, cause })?,
+            ),
+        };
+
         let mut settings = config.registry;
+        settings.standby = config.follow.is_some();
         if config.admin_token.is_some() {
             settings.admin_token = config.admin_token;
         }
@@ -112,13 +132,21 @@ impl RendezvousServer {
             }
         };
         let registry = Registry::restore(settings, records, desk::unix_now())?;
-        let (desk, notices) = Desk::new(registry, committer.as_ref().map(Committer::sender));
+        let (desk, errands) = Desk::new(registry, committer.as_ref().map(Committer::sender));
         let desk = Arc::new(desk);
 
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let dashboard_addr = dashboard.as_ref().map(Dashboard::addr);
         let shared = listener::Shared::new(desk.clone(), config.limits, tasks.clone(), stop.clone());
         tasks.spawn(listener::run(listener, config.tls.map(|t| t.acceptor()), shared));
-        tasks.spawn(beacon::run(socket, config.beacon, desk.clone(), notices, stop.clone()));
+        tasks.spawn(beacon::run(socket, config.beacon, desk.clone(), errands.notices, stop.clone()));
+        tasks.spawn(webhook::run(errands.letters, desk.clone(), stop.clone()));
+        if let Some(primary) = config.follow {
+            tasks.spawn(replication::follow(primary, desk.clone(), stop.clone()));
+        }
+        if let Some(dashboard) = dashboard {
+            tasks.spawn(dashboard.run(desk.clone(), tasks.clone(), stop.clone()));
+        }
         tasks.spawn(clerk(desk.clone(), stop.clone()));
         tasks.close();
         let mut verifiers = JoinSet::new();
@@ -129,6 +157,7 @@ impl RendezvousServer {
         Ok(Self {
             registry_addr,
             beacon_addr,
+            dashboard_addr,
             desk,
             committer,
             tasks,
@@ -148,7 +177,12 @@ impl RendezvousServer {
         self.beacon_addr
     }
 
-    /// The fingerprint of the registry's certificate, when it speaks TLS.
+    /// Where the dashboard listens, if there is one.
+    pub fn dashboard_addr(&self) -> Option<SocketAddr> {
+        self.dashboard_addr
+    }
+
+    /// What clients pin when the registry speaks TLS: lower-case hex SHA-256 of its certificate.
     pub fn fingerprint(&self) -> Option<&str> {
         self.fingerprint.as_deref()
     }
@@ -206,6 +240,15 @@ pub enum BindError {
     /// The UDP address cannot be had.
     #[error("rendezvous: listen on {addr} (UDP): {cause}")]
     Beacon {
+        /// The configured address.
+        addr: SocketAddr,
+        /// What the system says.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The dashboard's address cannot be had.
+    #[error("rendezvous: listen on {addr} (dashboard): {cause}")]
+    Dashboard {
         /// The configured address.
         addr: SocketAddr,
         /// What the system says.

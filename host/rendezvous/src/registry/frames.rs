@@ -28,6 +28,8 @@ pub struct FrameReply {
     pub changes: Vec<Change>,
     /// As in [`Reply`](super::Reply).
     pub notify: Vec<u32>,
+    /// As in [`Reply`](super::Reply).
+    pub audit: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// Why a frame gets an error frame.
@@ -63,7 +65,12 @@ impl Registry {
     /// Answers a frame that changes nothing and is not signed (a lookup, the most frequent of all): type and payload.
     /// `None` for all others, which [`handle_frame`](Self::handle_frame) answers as it does this one.
     pub fn read_frame(&self, kind: u8, payload: &[u8]) -> Option<(u8, Vec<u8>)> {
-        (kind == MSG_LOOKUP).then(|| match self.lookup_frame(payload) {
+        if kind != MSG_LOOKUP {
+            return None;
+        }
+        let outcome = self.lookup_frame(payload);
+        self.counters.count("lookup", outcome.is_err());
+        Some(match outcome {
             Ok(payload) => (MSG_LOOKUP_OK, payload),
             Err(e) => (MSG_ERROR, encode_error(&e.to_string())),
         })
@@ -77,9 +84,15 @@ impl Registry {
             MSG_RESOLVE => self.resolve_frame(now, payload).map(|p| (MSG_RESOLVE_OK, p)),
             unknown => return error_frame(&unknown_message_type_text(unknown)),
         };
+        let op = match kind {
+            MSG_HEARTBEAT => "heartbeat",
+            MSG_LOOKUP => "lookup",
+            _ => "resolve",
+        };
+        self.counters.count(op, outcome.is_err());
         match outcome {
             Ok((kind, payload)) => {
-                FrameReply { kind, payload, changes: self.state.take_changes(), notify: Vec::new() }
+                FrameReply { kind, payload, changes: self.changes(), notify: Vec::new(), audit: None }
             }
             Err(e) => error_frame(&e.to_string()),
         }
@@ -99,6 +112,7 @@ impl Registry {
             payload: gojson::object_to_vec(&reply.body),
             changes: reply.changes,
             notify: reply.notify,
+            audit: reply.audit,
         }
     }
 
@@ -144,5 +158,11 @@ impl Registry {
 }
 
 fn error_frame(text: &str) -> FrameReply {
-    FrameReply { kind: MSG_ERROR, payload: encode_error(text), changes: Vec::new(), notify: Vec::new() }
+    FrameReply {
+        kind: MSG_ERROR,
+        payload: encode_error(text),
+        changes: Vec::new(),
+        notify: Vec::new(),
+        audit: None,
+    }
 }

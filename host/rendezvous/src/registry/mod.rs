@@ -17,12 +17,16 @@
 //! | `provision` | provision_network, set_external_id, get_identity |
 //! | `keys` | rotate_key, set_key_expiry, get_key_info |
 //! | `beacons` | beacon_register, beacon_list |
+//! | `audit` | get_audit_log, set/get_webhook, get_webhook_dlq |
+//! | `standby` | subscribe_replication; what a standby refuses |
+//! | `stats` | none; figures for operators |
 //! | `frames` | the binary mode |
 //! | `proof` | none: signatures that were checked elsewhere |
 //!
-//! Not here: audit log, webhooks, identity providers, badges, recovery and replication; their requests get the answer of
-//! an unknown type.
+//! Not here: identity webhook and providers, audit export, directory synchronisation, badges and recovery; their requests
+//! get the answer of an unknown type.
 
+mod audit;
 mod auth;
 mod beacons;
 mod directory;
@@ -36,10 +40,13 @@ mod profile;
 mod proof;
 mod provision;
 mod register;
+mod standby;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod trust;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use serde_json::{Map, Value};
@@ -52,6 +59,8 @@ use crate::state::{Change, Node, RecordKey, RestoreError, State};
 
 pub use frames::FrameReply;
 pub use proof::{Claim, Proof, ProofMemory};
+pub use standby::Snapshot;
+pub use stats::Stats;
 
 /// The directory of nodes, networks and trust.
 #[derive(Debug)]
@@ -66,6 +75,9 @@ pub struct Registry {
     notify: Vec<u32>,
     /// What is known about the signature of the request at hand.
     proof: Option<Proof>,
+    counters: stats::Counters,
+    generation: u64,
+    dead_letters: VecDeque<Map<String, Value>>,
 }
 
 /// What came of one request.
@@ -79,6 +91,10 @@ pub struct Reply {
     pub notify: Vec<u32>,
     /// Close the connection behind the answer.
     pub close: bool,
+    /// The client wants the whole content and all news from now on; there is no answer to send.
+    pub subscribed: bool,
+    /// What to tell the webhook, if there is one.
+    pub audit: Option<Map<String, Value>>,
 }
 
 /// One request with its circumstances.
@@ -120,6 +136,9 @@ impl Registry {
             started,
             notify: Vec::new(),
             proof: None,
+            counters: stats::Counters::default(),
+            generation: 0,
+            dead_letters: VecDeque::new(),
         }
     }
 
@@ -138,20 +157,34 @@ impl Registry {
     ) -> Reply {
         self.proof = proof;
         let call = Call { now, source, request: Request(request) };
-        let outcome = self.dispatch(&call);
+        let outcome = self.check_standby(&call).and_then(|()| self.dispatch(&call));
         self.proof = None;
-        let close = matches!(outcome, Err(Refusal::NoReplication));
+        self.counters.count(call.request.kind(), outcome.is_err());
+        let close = matches!(outcome, Err(Refusal::NoReplication | Refusal::ReplicationToken));
+        let subscribed = matches!(outcome, Err(Refusal::Subscribed));
+        let done = outcome.is_ok();
+        let standby = matches!(outcome, Err(Refusal::Standby));
         let answer = outcome.unwrap_or_else(|refusal| Answer::error(&refusal.shown()));
-        Reply {
-            body: answer.done(),
-            changes: self.state.take_changes(),
-            notify: std::mem::take(&mut self.notify),
-            close,
-        }
+        // The text for it is hidden, so that our clients would not know that another server can help.
+        let body = answer.with_true("standby", standby).done();
+        let audit = if done { self.audit(&call, &body) } else { None };
+        let notify = std::mem::take(&mut self.notify);
+        Reply { body, changes: self.changes(), notify, close, subscribed, audit }
+    }
+
+    /// The changes since the last call.
+    fn changes(&mut self) -> Vec<Change> {
+        let changes = self.state.take_changes();
+        self.generation += u64::from(!changes.is_empty());
+        changes
     }
 
     /// Removes nodes that have been silent for too long; to be called about every 10 s. Returns what to commit.
     pub fn sweep(&mut self, now: i64) -> Vec<Change> {
+        if self.settings.standby {
+            // The primary decides who is gone; when it is, nobody should be.
+            return Vec::new();
+        }
         let limit = i64::try_from(self.settings.reap_after.as_secs()).unwrap_or(i64::MAX);
         let silent = |node: &Node| now.saturating_sub(node.last_seen().max(self.started)) > limit;
         let dead: Vec<u32> = self
@@ -165,7 +198,7 @@ impl Registry {
             self.state.remove_node(id);
         }
         self.beacons.expire(now);
-        self.state.take_changes()
+        self.changes()
     }
 
     /// What to commit before an orderly end: the times the nodes were last seen.
@@ -234,7 +267,11 @@ impl Registry {
             "get_key_info" => self.key_info(call),
             "beacon_register" => self.beacon_register(call),
             "beacon_list" => Ok(self.beacons.list(call.now)),
-            "subscribe_replication" => Err(Refusal::NoReplication),
+            "get_audit_log" => self.audit_log(call),
+            "set_webhook" => self.set_webhook(call),
+            "get_webhook" => self.webhook(call),
+            "get_webhook_dlq" => self.dead_letters(call),
+            "subscribe_replication" => Err(self.check_subscription(call)),
             unknown => Err(Refusal::UnknownType(clip(unknown))),
         }
     }
@@ -250,6 +287,6 @@ impl Registry {
 }
 
 /// Unix seconds as the peers write times: RFC 3339, whole seconds, `Z`.
-fn rfc3339(unix: i64) -> String {
+pub(crate) fn rfc3339(unix: i64) -> String {
     jiff::Timestamp::from_second(unix).unwrap_or(jiff::Timestamp::MAX).to_string()
 }

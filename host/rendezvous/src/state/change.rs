@@ -22,6 +22,10 @@ pub enum RecordKey {
     Inbox(u32),
     /// A node's network invitations.
     Invites(u32),
+    /// An entry of the audit log, by its running number.
+    Audit(u64),
+    /// What the admin has set about the server itself.
+    Operator,
 }
 
 impl RecordKey {
@@ -37,6 +41,8 @@ impl RecordKey {
             Self::Trust(low, high) => (b't', [low.to_be_bytes(), high.to_be_bytes()].concat()),
             Self::Inbox(id) => (b'h', id.to_be_bytes().to_vec()),
             Self::Invites(id) => (b'v', id.to_be_bytes().to_vec()),
+            Self::Audit(number) => (b'a', number.to_be_bytes().to_vec()),
+            Self::Operator => (b'o', Vec::new()),
         };
         [&[table][..], &numbers].concat()
     }
@@ -60,6 +66,8 @@ impl RecordKey {
             }
             b'h' => Self::Inbox(node()?),
             b'v' => Self::Invites(node()?),
+            b'a' => Self::Audit(u64::from_be_bytes(numbers.try_into().ok()?)),
+            b'o' if numbers.is_empty() => Self::Operator,
             _ => return None,
         })
     }

@@ -12,22 +12,25 @@
 //! | members | network, node | networks of a node |
 //! | trust | pair | both directions |
 //! | inboxes, invites | node | |
+//! | audit | running number | |
 
 mod change;
 mod records;
 mod restore;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::key::PublicKey;
 
 pub use change::{Change, RecordKey};
-use records::{FORMAT, Meta};
 pub(crate) use records::{
-    HandshakeRequest, HandshakeResponse, Identity, Inbox, Invite, JoinRule, Member, Network, Node,
-    PlannedRole, Policy, Role,
+    AuditEntry, HandshakeRequest, HandshakeResponse, Identity, Inbox, Invite, JoinRule, Member, Network,
+    Node, Operator, PlannedRole, Policy, Role,
 };
+use records::{FORMAT, Meta};
 pub use restore::RestoreError;
+pub use snapshot::SnapshotError;
 
 /// The network every live node belongs to; it has no member records.
 pub(crate) const BACKBONE: u16 = pilot_wire::addr::BACKBONE;
@@ -49,6 +52,8 @@ pub(crate) struct State {
     trust: BTreeSet<(u32, u32)>,
     inboxes: BTreeMap<u32, Inbox>,
     invites: BTreeMap<u32, Vec<Invite>>,
+    audit: BTreeMap<u64, AuditEntry>,
+    operator: Operator,
     changed: BTreeSet<RecordKey>,
 }
 
@@ -202,6 +207,54 @@ impl State {
     pub fn after_restart(mut self) -> Self {
         self.nodes.values_mut().for_each(|node| node.last_verified = None);
         self
+    }
+}
+
+// ---- the server itself
+impl State {
+    /// Whether something changed that no store has heard of.
+    pub fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// How many node numbers have a holder, live or not.
+    pub fn identity_count(&self) -> usize {
+        self.identities.len()
+    }
+
+    pub fn network_count(&self) -> usize {
+        self.networks.len()
+    }
+
+    pub fn trust_pair_count(&self) -> usize {
+        // Both directions are kept.
+        self.trust.len() / 2
+    }
+
+    /// Adds to the audit log; its oldest entry gives way when there are `max` already.
+    pub fn log(&mut self, entry: AuditEntry, max: usize) {
+        let number = self.audit.last_key_value().map_or(1, |(last, _)| last + 1);
+        self.audit.insert(number, entry);
+        self.changed.insert(RecordKey::Audit(number));
+        while self.audit.len() > max.max(1)
+            && let Some((oldest, _)) = self.audit.pop_first()
+        {
+            self.changed.insert(RecordKey::Audit(oldest));
+        }
+    }
+
+    /// The audit log, newest first, with the entries' numbers.
+    pub fn audit_log(&self) -> impl Iterator<Item = (u64, &AuditEntry)> {
+        self.audit.iter().rev().map(|(number, entry)| (*number, entry))
+    }
+
+    pub fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    pub fn operator_mut(&mut self) -> &mut Operator {
+        self.changed.insert(RecordKey::Operator);
+        &mut self.operator
     }
 }
 

@@ -67,6 +67,12 @@ impl Node {
         self.last_seen
     }
 
+    /// Equality without the signs of life, which alone are not worth a write.
+    pub fn same_but_for_life(&self, other: &Self) -> bool {
+        let Self { last_seen, last_verified, .. } = self;
+        *self == Self { last_seen: *last_seen, last_verified: *last_verified, ..other.clone() }
+    }
+
     pub fn last_verified(&self) -> Option<i64> {
         self.last_verified
     }
@@ -262,6 +268,24 @@ pub(crate) struct Invite {
     pub network: u16,
     pub inviter: u32,
     pub timestamp: i64,
+}
+
+/// Something an administrator may want to look up later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AuditEntry {
+    pub action: String,
+    /// Unix seconds.
+    pub timestamp: i64,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub details: Map<String, Value>,
+}
+
+/// What the admin has set about the server itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Operator {
+    /// Where audit entries are POSTed; "" is nowhere.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub webhook: String,
 }
 
 /// Counters that must never run backwards.

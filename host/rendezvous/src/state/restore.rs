@@ -51,6 +51,12 @@ impl State {
         changed.into_iter().map(|key| Change { key, value: self.encode(key) }).collect()
     }
 
+    /// One record as it is, if it is there.
+    pub fn record(&self, key: RecordKey) -> Option<Change> {
+        let value = Some(self.encode(key)?);
+        Some(Change { key, value })
+    }
+
     fn encode(&self, key: RecordKey) -> Option<Vec<u8>> {
         match key {
             RecordKey::Meta => Some(to_bytes(&self.meta)),
@@ -61,6 +67,8 @@ impl State {
             RecordKey::Trust(low, high) => self.trust.contains(&(low, high)).then(Vec::new),
             RecordKey::Inbox(id) => self.inboxes.get(&id).map(to_bytes),
             RecordKey::Invites(id) => self.invites.get(&id).map(to_bytes),
+            RecordKey::Audit(number) => self.audit.get(&number).map(to_bytes),
+            RecordKey::Operator => Some(to_bytes(&self.operator)),
         }
     }
 
@@ -135,6 +143,8 @@ impl State {
             RecordKey::Trust(a, b) => self.trust.extend([(a, b), (b, a)]),
             RecordKey::Inbox(id) => drop(self.inboxes.insert(id, from_bytes(key, bytes)?)),
             RecordKey::Invites(id) => drop(self.invites.insert(id, from_bytes(key, bytes)?)),
+            RecordKey::Audit(number) => drop(self.audit.insert(number, from_bytes(key, bytes)?)),
+            RecordKey::Operator => self.operator = from_bytes(key, bytes)?,
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The registry rule by rule, through its public face: requests in, answers and changes out.
 
+mod audit;
 mod directory;
 mod frames;
 mod keys;
@@ -9,6 +10,7 @@ mod properties;
 mod provision;
 mod register;
 mod restore;
+mod standby;
 mod trust;
 
 use std::collections::BTreeMap;

@@ -53,6 +53,10 @@ const OPS: &[&str] = &[
     "provision_network",
     "set_external_id",
     "get_identity",
+    "get_audit_log",
+    "set_webhook",
+    "get_webhook",
+    "get_webhook_dlq",
     "subscribe_replication",
     "nope",
 ];
@@ -99,6 +103,8 @@ const MEMBERS: &[&str] = &[
     "addr",
     "blueprint",
     "external_id",
+    "url",
+    "limit",
     "ts",
 ];
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A registry with something in every table.
-fn furnished() -> Rig {
+pub(super) fn furnished() -> Rig {
     let mut rig = Rig::nodes(4);
     rig.ok(
         "register",

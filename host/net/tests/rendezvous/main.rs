@@ -1,6 +1,8 @@
 //! The rendezvous server through its sockets, and the registry client against it.
 #![allow(clippy::unwrap_used)] // a test that cannot go on says so by its panic
 
+mod services;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};

@@ -1,9 +1,6 @@
 //! `pilot-host rendezvous` killed with SIGKILL at random moments under load. After each restart everything it had
 //! acknowledged is there, every key has its number, and no number belongs to two keys. Five times by default, fifty with
 //! `PILOT_LONG=1` (`scripts/check --long`).
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on says so by its panic; figures are printed
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -12,12 +9,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pilot_engine::identity::Identity;
 use pilot_wire::registry::{challenge, read_message, write_raw_message};
 use serde_json::{Value, json};
-use support::*;
 
 const ADMIN: &str = "sekrit";
 const LISTEN: &str = "127.0.0.1:4000";

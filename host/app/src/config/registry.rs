@@ -1,0 +1,185 @@
+//! `[registry]` and `[rendezvous]`: which registry this host uses and how it believes it, and the one it may serve.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::ConfigError;
+use super::file::{Field, Given, Merger, RawRegistry, RawRendezvous, optional_path};
+
+/// How the registry's connections are secured (registry.md section 5).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RegistryTls {
+    /// Not at all.
+    #[default]
+    Off,
+    /// TLS to the server with this certificate.
+    Pinned(String),
+    /// TLS to a server whose certificate leads to one of the roots in this file.
+    CaFile(PathBuf),
+}
+
+/// What the rendezvous shows on its registry port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RendezvousTls {
+    /// No TLS.
+    #[default]
+    Off,
+    /// A certificate of its own, kept in the data directory.
+    SelfSigned,
+    /// A certificate from files.
+    Files {
+        /// PEM chain, the server's own first.
+        certificate: PathBuf,
+        /// PEM private key.
+        key: PathBuf,
+    },
+}
+
+/// `[rendezvous]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct RendezvousSettings {
+    /// TCP address of the registry.
+    pub registry: SocketAddr,
+    /// UDP address of the beacon.
+    pub beacon: SocketAddr,
+    /// Where state is kept; `None` keeps it in memory.
+    pub data_dir: Option<PathBuf>,
+    /// Admin token of the registry, or empty (admin operations are off).
+    pub admin_token: String,
+    /// TLS of the registry port.
+    pub tls: RendezvousTls,
+    /// Where the dashboard listens.
+    pub dashboard: Option<SocketAddr>,
+    /// Shows networks on the dashboard, or empty.
+    pub dashboard_token: String,
+    /// What standbys have to know, or empty (there are none).
+    pub replication_token: String,
+    /// The registry to follow.
+    pub primary: Option<PrimarySettings>,
+}
+
+/// The registry that a standby follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrimarySettings {
+    /// HOST:PORT.
+    pub addr: String,
+    /// The fingerprint of its certificate; `None`: it speaks in the clear.
+    pub fingerprint: Option<String>,
+}
+
+type RegistryParts = (Option<String>, Vec<String>, RegistryTls);
+
+impl Merger<'_> {
+    pub(super) fn registry(&self, raw: RawRegistry) -> Result<RegistryParts, ConfigError> {
+        let over = self.over;
+        let addr = self
+            .endpoint("registry.addr", &self.pick("--registry", &over.registry, raw.addr, String::new()))?;
+        let listed = Some(over.standbys.clone()).filter(|list| !list.is_empty());
+        let listed = self.pick("--registry-standby", &listed, raw.standbys, Vec::new());
+        let mut standbys = Vec::new();
+        for standby in &listed.value {
+            let given = listed.with(standby.clone());
+            match self.endpoint("registry.standbys", &given)? {
+                Some(standby) => standbys.push(standby),
+                None => return Err(self.bad(&listed, "registry.standbys", "an address is empty".into())),
+            }
+        }
+        if addr.is_none() && !standbys.is_empty() {
+            let text = "standbys of which registry? give registry.addr (--registry) too";
+            return Err(self.bad(&listed, "registry.standbys", text.into()));
+        }
+        Ok((addr, standbys, self.registry_tls(raw.fingerprint, raw.ca_file)?))
+    }
+
+    /// A fingerprint or a file of roots switches TLS on; without either one there would be nobody to believe.
+    fn registry_tls(&self, pin: Field<String>, ca_file: Field<String>) -> Result<RegistryTls, ConfigError> {
+        let pin = self.pick("--registry-fingerprint", &self.over.registry_fingerprint, pin, String::new());
+        let ca_file = optional_path(&self.over.registry_ca_file, ca_file);
+        match (self.fingerprint(&pin, "registry.fingerprint")?, ca_file) {
+            (None, None) => Ok(RegistryTls::Off),
+            (None, Some(path)) => Ok(RegistryTls::CaFile(path)),
+            (Some(fingerprint), None) => Ok(RegistryTls::Pinned(fingerprint)),
+            (Some(_), Some(_)) => {
+                let text =
+                    "give either fingerprint or ca_file: one certificate, or whom its issuer vouches for";
+                Err(self.bad(&pin, "registry.fingerprint", text.to_owned()))
+            }
+        }
+    }
+
+    /// `None` when it is empty.
+    fn fingerprint(&self, pin: &Given<String>, key: &str) -> Result<Option<String>, ConfigError> {
+        match pin.value.as_str() {
+            "" => Ok(None),
+            text if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                Ok(Some(text.to_ascii_lowercase()))
+            }
+            text => {
+                let text = format!(
+                    "{text:?} is no fingerprint; give the 64 hexadecimal digits that the rendezvous prints when it starts"
+                );
+                Err(self.bad(pin, key, text))
+            }
+        }
+    }
+
+    fn rendezvous_tls(
+        &self,
+        tls: Field<bool>,
+        certificate: Field<String>,
+        key: Field<String>,
+    ) -> Result<RendezvousTls, ConfigError> {
+        let over = self.over;
+        let on = self.pick("--tls", &over.rendezvous_tls, tls, false);
+        let certificate = optional_path(&over.rendezvous_tls_cert, certificate);
+        let key = optional_path(&over.rendezvous_tls_key, key);
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(RendezvousTls::Files { certificate, key }),
+            (None, None) if on.value => Ok(RendezvousTls::SelfSigned),
+            (None, None) => Ok(RendezvousTls::Off),
+            _ => {
+                let text = "a certificate needs its key: give tls_cert and tls_key, or neither for a certificate of its own";
+                Err(self.bad(&on, "rendezvous.tls_cert", text.to_owned()))
+            }
+        }
+    }
+
+    pub(super) fn rendezvous(&self, raw: RawRendezvous) -> Result<RendezvousSettings, ConfigError> {
+        let over = self.over;
+        let at = |flag, over: &Option<String>, file, default: &str| {
+            self.pick(flag, over, file, default.to_owned())
+        };
+        let registry = at("--registry", &over.rendezvous_registry, raw.registry, "127.0.0.1:9000");
+        let beacon = at("--beacon", &over.rendezvous_beacon, raw.beacon, "127.0.0.1:9001");
+        let dashboard = at("--dashboard", &over.rendezvous_dashboard, raw.dashboard, "");
+        let token = |flag, over: &Option<String>, file| at(flag, over, file, "").value;
+        let primary = at("--standby-of", &over.rendezvous_primary, raw.primary, "");
+        let pin =
+            at("--standby-of-fingerprint", &over.rendezvous_primary_fingerprint, raw.primary_fingerprint, "");
+        let fingerprint = self.fingerprint(&pin, "rendezvous.primary_fingerprint")?;
+        Ok(RendezvousSettings {
+            registry: self.socket_addr("rendezvous.registry", &registry)?,
+            beacon: self.socket_addr("rendezvous.beacon", &beacon)?,
+            data_dir: optional_path(&over.rendezvous_data_dir, raw.data_dir),
+            admin_token: token("--admin-token", &over.rendezvous_admin_token, raw.admin_token),
+            tls: self.rendezvous_tls(raw.tls, raw.tls_cert, raw.tls_key)?,
+            dashboard: match dashboard.value.is_empty() {
+                true => None,
+                false => Some(self.socket_addr("rendezvous.dashboard", &dashboard)?),
+            },
+            dashboard_token: token(
+                "--dashboard-token",
+                &over.rendezvous_dashboard_token,
+                raw.dashboard_token,
+            ),
+            replication_token: token(
+                "--replication-token",
+                &over.rendezvous_replication_token,
+                raw.replication_token,
+            ),
+            primary: self
+                .endpoint("rendezvous.primary", &primary)?
+                .map(|addr| PrimarySettings { addr, fingerprint }),
+        })
+    }
+}

@@ -78,7 +78,7 @@ mod tests {
     type Json = Map<String, Value>;
 
     /// Every row of the table, with the type that the contract gives it; it is the compiler that runs this test.
-    #[expect(clippy::too_many_lines, reason = "a table")]
+    #[allow(clippy::too_many_lines)] // a table
     fn rows(
         d: &dyn Daemon,
         c: &dyn Connection,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::compat::CompatArgs;
 use crate::config::Overrides;
 use crate::plugin_cmd::PluginCommand;
 
@@ -14,7 +15,9 @@ use crate::plugin_cmd::PluginCommand;
     version = crate::version::VERSION,
     about,
     after_help = "Exit codes: 0 stopped as asked; 1 could not start, the reason is the last log line; 2 wrong usage; \
-                  78 the configuration does not validate (file, line and key are named).\n\n\
+                  78 the configuration does not validate (file, line and key are named).\n\
+                  Signals: SIGTERM and SIGINT stop in order; SIGHUP reads the configuration again and drops nothing.\n\
+                  Called as pilot-daemon it takes the flags of `run` without the word, with one dash or two.\n\n\
                   First steps: `pilot-host run` starts a node (and a rendezvous on loopback when none is configured), \
                   then `pilotctl info`."
 )]
@@ -80,7 +83,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Option<String>,
     /// Address to advertise instead of the observed one.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, alias = "advertise-endpoint", value_name = "IP:PORT")]
     pub endpoint: Option<String>,
     /// Let strangers look this node up and connect.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
@@ -109,6 +112,12 @@ pub struct RunArgs {
     /// Local socket for pilotctl.
     #[arg(long, env = "PILOT_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// A group whose members may use that socket as well.
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+    /// Serve metrics for Prometheus here (GET /metrics); off when absent.
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics: Option<String>,
     /// Directory whose *.so files are loaded.
     #[arg(long, env = "PILOT_PLUGINS_DIR", value_name = "DIR")]
     pub plugins: Option<PathBuf>,
@@ -118,12 +127,14 @@ pub struct RunArgs {
     /// Log format: text or json.
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    #[command(flatten)]
+    pub compat: CompatArgs,
 }
 
 impl RunArgs {
     /// The values as the configuration merges them.
     pub fn overrides(&self) -> Overrides {
-        Overrides {
+        let mut over = Overrides {
             state_dir: self.state_dir.clone(),
             identity: self.identity.clone(),
             hostname: self.hostname.clone(),
@@ -138,11 +149,15 @@ impl RunArgs {
             registry_ca_file: self.registry_ca.clone(),
             beacon: self.beacon.clone(),
             socket: self.socket.clone(),
+            socket_group: self.socket_group.clone(),
+            metrics: self.metrics.clone(),
             plugins_dir: self.plugins.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.clone(),
             ..Overrides::default()
-        }
+        };
+        self.compat.lay(&mut over);
+        over
     }
 }
 

@@ -42,8 +42,9 @@ pub enum Nudge {
 
 /// One host.
 pub struct Core {
-    /// The checked configuration.
+    /// The configuration that the host started with; see [`Core::current`] for what a reload may change.
     pub config: Config,
+    current: RwLock<Arc<Config>>,
     /// Streams and datagrams.
     pub node: Node,
     /// Services that plugins provide.
@@ -102,6 +103,7 @@ impl Core {
         let public = config.node.public;
         let hostname = config.node.hostname.clone();
         Core {
+            current: RwLock::new(Arc::new(config.clone())),
             config,
             node,
             services: Services::default(),
@@ -122,6 +124,16 @@ impl Core {
             handshakes_in_flight: Mutex::default(),
             plugins,
         }
+    }
+
+    /// The configuration as it was read last.
+    pub fn current(&self) -> Arc<Config> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A reload read a new one.
+    pub fn set_current(&self, config: Config) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
     /// This node's id, 0 before registration.

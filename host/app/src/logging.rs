@@ -2,26 +2,42 @@
 //! (cli.md section 3, "Logs"). Installed once by the binary, before anything else happens.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::LogConfig;
 
+/// The level in force, to be changed while the host runs.
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 /// Installs the writer. A second call is ignored (tests).
 pub fn init(config: &LogConfig) {
-    let filter = EnvFilter::builder().parse_lossy(&config.level);
+    let (filter, level) = reload::Layer::new(EnvFilter::builder().parse_lossy(&config.level));
+    // Set once; the second call's writer is not installed either.
+    let _ = LEVEL.set(level);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let registry = tracing_subscriber::registry().with(filter);
     let _ = match config.json {
         true => registry.with(layer.event_format(Lines { json: true })).try_init(),
         false => registry.with(layer.event_format(Lines { json: false })).try_init(),
     };
+    tracing::debug!(level = config.level, "log level");
+}
+
+/// Changes the level (a `tracing` filter text that the configuration has checked). Does nothing without [`init`].
+pub fn set_level(level: &str) {
+    let Some(handle) = LEVEL.get() else { return };
+    match handle.reload(EnvFilter::builder().parse_lossy(level)) {
+        Ok(()) => tracing::debug!(level, "log level"),
+        Err(error) => tracing::warn!(%error, "the log level could not be changed"),
+    }
 }
 
 /// `time=... level=INFO msg="..." key=value`, or the same as one JSON object.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::core::Core;
 use crate::history::{PAGE, Wanted};
@@ -57,10 +57,17 @@ pub async fn answer(core: &Arc<Core>, op: &str, params: Map<String, Value>) -> O
     match op {
         "paths" => Some(Ok(status::paths(&core.config))),
         "events" => Some(Ok(core.history.page(&wanted(&params)).await)),
+        "runtime" => Some(Ok(runtime(core))),
         "registry" => Some(registry(core, params).await),
         "register" => Some(membership::register_now(core).await.map(Value::Object)),
         _ => None,
     }
+}
+
+/// How much of the runtime is in use: what a leak would show in.
+fn runtime(core: &Core) -> Value {
+    let metrics = core.runtime.metrics();
+    json!({ "tasks": metrics.num_alive_tasks(), "workers": metrics.num_workers(), "pid": std::process::id() })
 }
 
 fn wanted(params: &Map<String, Value>) -> Wanted {

@@ -23,7 +23,8 @@ use tracing::{error, info, warn};
 use crate::backend::HostBackend;
 use crate::config::Config;
 use crate::core::Core;
-use crate::{admission, embedded, ipc, membership, supervision};
+use crate::ipc::IpcBackend;
+use crate::{admission, embedded, ipc, membership, metrics, notify, reload, supervision};
 
 /// Longest the network side may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -37,8 +38,15 @@ const LEDGER_FLUSH: Duration = Duration::from_secs(2);
 /// When the host cannot start; everything that had started is shut down again.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    stop_on_signals(&stop)?;
-    run_until(config, stop, |_| {}).await
+    // One reload that waits is as good as several.
+    let (reload_tx, reloads) = mpsc::channel(1);
+    stop_on_signals(&stop, Some(reload_tx))?;
+    run_until(config, stop, |core| {
+        // Both end when the host is asked to stop.
+        tokio::spawn(notify::run(core.clone()));
+        tokio::spawn(reload::run(core.clone(), reloads));
+    })
+    .await
 }
 
 /// Runs until `stop` is cancelled or a local client asks for it; `up` is told once the plugins have started.
@@ -59,8 +67,12 @@ pub async fn run_until(
     let identity = Arc::new(identity);
 
     // The local socket first: a second host on the same path must not disturb the first one in any other way.
-    let socket = ipc::bind(&config.socket)?;
+    let socket = ipc::bind(&config.socket, config.socket_group)?;
 
+    let metrics_at = match config.metrics {
+        Some(addr) => Some(metrics::bind(addr).await?),
+        None => None,
+    };
     let udp = Udp::bind(config.node.listen).with_context(|| {
         format!(
             "bind the tunnel socket {}: choose another address with --listen or [node] listen",
@@ -68,7 +80,8 @@ pub async fn run_until(
         )
     })?;
     let clock = Clock::start();
-    let mut engine = Engine::new(pilot_engine::Config::default(), random_seed()?, clock.now());
+    let mut engine =
+        Engine::new(config.engine.apply(pilot_engine::Config::default()), random_seed()?, clock.now());
     engine.set_identity(identity.clone());
     engine.set_wall_clock(clock.now(), unix_nanos());
     engine.set_lan_addrs(lan_addresses());
@@ -109,7 +122,12 @@ pub async fn run_until(
         }
     };
     let loaded = Arc::new(loaded);
-    let server = ipc::serve(socket, Arc::new(HostBackend::new(core.clone(), loaded.clone())));
+    let backend = Arc::new(HostBackend::new(core.clone(), loaded.clone()));
+    if let Some(listener) = metrics_at {
+        let rows = backend.clone();
+        background.spawn(metrics::serve(listener, core.clone(), Arc::new(move || rows.plugins())));
+    }
+    let server = ipc::serve(socket, backend);
     info!(socket = %core.config.socket.display(), "IPC listening");
     background.spawn(membership::run(core.clone(), signals, nudges, random_seed()?));
 
@@ -117,6 +135,7 @@ pub async fn run_until(
 
     stop.cancelled().await;
     info!("shutting down");
+    notify::stopping();
     announce_shutdown(&core).await;
     server.shutdown().await;
     shutdown_plugins(&core, &loaded).await;
@@ -191,8 +210,8 @@ async fn announce_shutdown(core: &Core) {
     core.bus().publish("daemon.shutting_down", Some(payload));
 }
 
-/// SIGTERM and SIGINT ask for a stop; SIGHUP never ends a daemon.
-fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
+/// SIGTERM and SIGINT ask for a stop; SIGHUP never ends a daemon, it wakes `reload` where there is something to reload.
+fn stop_on_signals(stop: &CancellationToken, reload: Option<mpsc::Sender<()>>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).context("install the SIGTERM handler")?;
     let mut int = signal(SignalKind::interrupt()).context("install the SIGINT handler")?;
@@ -203,7 +222,11 @@ fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
             tokio::select! {
                 _ = term.recv() => stop.cancel(),
                 _ = int.recv() => stop.cancel(),
-                _ = hup.recv() => info!("SIGHUP received; restart to apply a changed configuration"),
+                _ = hup.recv() => match &reload {
+                    // Full: one waits already, and it will read what is there now.
+                    Some(reload) => drop(reload.try_send(())),
+                    None => info!("SIGHUP received; restart to apply a changed configuration"),
+                },
             }
         }
     });
@@ -213,7 +236,7 @@ fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
 /// Waits for SIGTERM or SIGINT; for programs without more to tidy up.
 pub async fn stop_requested() -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    stop_on_signals(&stop)?;
+    stop_on_signals(&stop, None)?;
     stop.cancelled().await;
     Ok(())
 }

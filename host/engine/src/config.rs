@@ -3,7 +3,35 @@
 //! Built by the host from its configuration file before the engine starts; read-only afterwards. Protocol constants that a
 //! peer relies on (key derivation, window arithmetic, frame layouts) are not settings and live beside the code.
 
+use std::collections::BTreeSet;
+
 use crate::time::Duration;
+
+/// A choice of peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peers {
+    /// Every one.
+    All,
+    /// These node ids.
+    Only(BTreeSet<u32>),
+}
+
+impl Peers {
+    /// Whether `node` is one of them.
+    pub fn contains(&self, node: u32) -> bool {
+        match self {
+            Peers::All => true,
+            Peers::Only(nodes) => nodes.contains(&node),
+        }
+    }
+}
+
+impl Default for Peers {
+    /// Nobody.
+    fn default() -> Self {
+        Peers::Only(BTreeSet::new())
+    }
+}
 
 /// Settings of one engine. `Default` is a private node that follows the newest peers.
 #[derive(Clone, Debug)]
@@ -78,6 +106,8 @@ pub struct Config {
     pub syn_rate_per_peer: u32,
     /// New streams per second in all.
     pub syn_rate: u32,
+    /// Peers whose new streams neither rate counts (stream.md section 7, gate 5).
+    pub syn_exempt: Peers,
     /// A stream that was silent for this long sends a keepalive segment (stream.md section 9).
     pub stream_keepalive: Duration,
     /// A stream that was silent for this long is closed.
@@ -125,6 +155,7 @@ impl Default for Config {
             max_conns: 65_536,
             syn_rate_per_peer: 10,
             syn_rate: 100,
+            syn_exempt: Peers::default(),
             stream_keepalive: Duration::from_secs(30),
             stream_idle: Duration::from_secs(120),
             linger: Duration::from_secs(10),

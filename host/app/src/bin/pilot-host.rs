@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use pilot_host::cli::{Cli, Command, ConfigCommand, RendezvousAction, RendezvousArgs, RunArgs};
 use pilot_host::config::{Config, ConfigError, EXIT_CONFIG, Overrides, example_toml};
-use pilot_host::{embedded, logging, plugin_cmd, run, version};
+use pilot_host::{compat, embedded, logging, plugin_cmd, run, version};
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match Cli::parse_from(compat::command_line(std::env::args_os())).command {
         Command::Run(args) => with_config(run_config(&args), run::run),
         Command::Rendezvous(args) => match &args.action {
             Some(RendezvousAction::Import { file, data_dir }) => match embedded::import(file, data_dir) {

@@ -76,6 +76,35 @@ pub fn example_toml() -> &'static str {
 # The local socket for pilotctl and SDKs, mode 0600. Default: $XDG_RUNTIME_DIR/pilot.sock, else /tmp/pilot.sock.
 # Flag --socket, environment PILOT_SOCKET.
 #socket = "/tmp/pilot.sock"
+# A group (name or number) whose members may use the socket as well; its mode is then 0660. Whoever may use it may do
+# everything pilotctl can. Flag --socket-group.
+#group = ""
+
+[engine]
+# Limits and timers of the data plane. The values shown are the defaults.
+# A stream that was silent for this long sends a keepalive. Flag --keepalive.
+#keepalive = "30s"
+# A stream that was silent for this long is closed. Flag --idle-timeout.
+#idle_timeout = "120s"
+# How long a closed stream stays known. Flag --time-wait.
+#time_wait = "10s"
+# New streams per second in all. Flag --syn-rate-limit.
+#syn_rate_limit = 100
+# Peers that this limit, and the one of 10 per second and peer, do not count: node ids with commas between them, or "all".
+# Flag --syn-whitelist, environment PILOT_SYN_WHITELIST.
+#syn_whitelist = ""
+# Streams on one local port, and in all. Flags --max-conns-per-port, --max-conns-total.
+#max_conns_per_port = 1024
+#max_conns_total = 65536
+# Be reached through the beacon only: peers do not learn this machine's address. Flag --relay-only.
+#relay_only = false
+# Strangers get no key exchange and no answer to a ping either. Flag --strict-dataplane-trust.
+#strict = false
+
+[metrics]
+# IP:PORT where GET /metrics answers in the Prometheus text format; empty: off. Flag --metrics. There is no password:
+# keep it on loopback or behind a firewall.
+#listen = ""
 
 [plugins]
 # Directory whose *.so files are loaded at start. Flag --plugins, environment PILOT_PLUGINS_DIR.

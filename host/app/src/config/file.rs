@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pilot_engine::config::Peers;
 use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
@@ -21,7 +22,10 @@ struct Raw {
     registry: RawRegistry,
     beacon: RawAddr,
     rendezvous: RawRendezvous,
+    #[serde(alias = "socket")]
     ipc: RawIpc,
+    metrics: RawMetrics,
+    engine: RawEngine,
     plugins: RawPlugins,
     plugin: BTreeMap<String, toml::Table>,
     log: RawLog,
@@ -76,7 +80,29 @@ pub(super) struct RawRendezvous {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct RawIpc {
+    #[serde(alias = "path")]
     socket: Field<String>,
+    group: Field<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawMetrics {
+    listen: Field<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawEngine {
+    keepalive: Field<String>,
+    idle_timeout: Field<String>,
+    time_wait: Field<String>,
+    syn_rate_limit: Field<u32>,
+    max_conns_per_port: Field<u32>,
+    max_conns_total: Field<u32>,
+    syn_whitelist: Field<String>,
+    relay_only: Field<bool>,
+    strict: Field<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -223,9 +249,24 @@ impl Merger<'_> {
             ));
         }
         let plugins = self.plugins(raw.plugins)?;
-        let plugin =
+        let socket_group =
+            self.group(&self.pick("--socket-group", &over.socket_group, raw.ipc.group, String::new()))?;
+        let metrics = self.pick("--metrics", &over.metrics, raw.metrics.listen, String::new());
+        let metrics = match metrics.value.is_empty() {
+            true => None,
+            false => Some(self.socket_addr("metrics.listen", &metrics)?),
+        };
+        let engine = self.engine(raw.engine)?;
+        let mut plugin: BTreeMap<String, Value> =
             raw.plugin.into_iter().map(|(name, table)| (name, to_json(toml::Value::Table(table)))).collect();
+        for (name, key, value) in &over.plugin_keys {
+            let table = plugin.entry((*name).to_owned()).or_insert_with(|| Value::Object(Default::default()));
+            if let Some(table) = table.as_object_mut() {
+                table.insert((*key).to_owned(), value.clone());
+            }
+        }
         let log = self.log(raw.log)?;
+        let source = super::Source::default();
         Ok(Config {
             node,
             registry,
@@ -234,9 +275,112 @@ impl Merger<'_> {
             beacon,
             rendezvous,
             socket,
+            socket_group,
+            metrics,
+            engine,
             plugins,
             plugin,
             log,
+            source,
+        })
+    }
+
+    /// A group by name or number.
+    fn group(&self, given: &Given<String>) -> Result<Option<u32>, ConfigError> {
+        let text = given.value.as_str();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if let Ok(number) = text.parse() {
+            return Ok(Some(number));
+        }
+        match nix::unistd::Group::from_name(text) {
+            Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
+            Ok(None) => Err(self.bad(
+                given,
+                "ipc.group",
+                format!("this machine has no group {text:?}; make it (groupadd) or name another"),
+            )),
+            Err(e) => Err(self.bad(given, "ipc.group", format!("cannot look the group {text:?} up: {e}"))),
+        }
+    }
+
+    /// Node ids with commas between them, or everyone.
+    fn peers(&self, key: &str, given: &Given<String>) -> Result<Peers, ConfigError> {
+        match given.value.trim() {
+            "*" | "all" => return Ok(Peers::All),
+            "" => return Ok(Peers::default()),
+            _ => {}
+        }
+        let node = |text: &str| {
+            text.trim().parse().map_err(|_| {
+                let text =
+                    format!("{text:?} is no node id; give numbers with commas between them, or \"all\"");
+                self.bad(given, key, text)
+            })
+        };
+        given.value.split(',').map(node).collect::<Result<_, _>>().map(Peers::Only)
+    }
+
+    fn engine(&self, raw: RawEngine) -> Result<super::EngineSettings, ConfigError> {
+        let over = self.over;
+        let time = |key: &str, flag, over: &Option<String>, file| {
+            let given = self.pick(flag, over, file, String::new());
+            match given.value.is_empty() {
+                true => Ok(None),
+                false => self.duration(key, &given).map(Some),
+            }
+        };
+        let count = |key: &str, flag, over: &Option<u32>, file: Field<u32>| {
+            let given = self.pick(
+                flag,
+                &over.map(Some),
+                file.map(|f| Spanned::new(f.span(), Some(f.into_inner()))),
+                None,
+            );
+            match given.value {
+                Some(0) => Err(self.bad(
+                    &given,
+                    key,
+                    "0 would let nothing through; leave the key out for the default".into(),
+                )),
+                value => Ok(value),
+            }
+        };
+        let size = |n: Option<u32>| n.and_then(|n| usize::try_from(n).ok());
+        Ok(super::EngineSettings {
+            keepalive: time("engine.keepalive", "--keepalive", &over.keepalive, raw.keepalive)?,
+            idle_timeout: time(
+                "engine.idle_timeout",
+                "--idle-timeout",
+                &over.idle_timeout,
+                raw.idle_timeout,
+            )?,
+            time_wait: time("engine.time_wait", "--time-wait", &over.time_wait, raw.time_wait)?,
+            syn_rate_limit: count(
+                "engine.syn_rate_limit",
+                "--syn-rate-limit",
+                &over.syn_rate_limit,
+                raw.syn_rate_limit,
+            )?,
+            max_conns_per_port: size(count(
+                "engine.max_conns_per_port",
+                "--max-conns-per-port",
+                &over.max_conns_per_port,
+                raw.max_conns_per_port,
+            )?),
+            max_conns_total: size(count(
+                "engine.max_conns_total",
+                "--max-conns-total",
+                &over.max_conns_total,
+                raw.max_conns_total,
+            )?),
+            syn_whitelist: self.peers(
+                "engine.syn_whitelist",
+                &self.pick("--syn-whitelist", &over.syn_whitelist, raw.syn_whitelist, String::new()),
+            )?,
+            relay_only: self.pick("--relay-only", &over.relay_only, raw.relay_only, false).value,
+            strict: self.pick("--strict-dataplane-trust", &over.strict, raw.strict, false).value,
         })
     }
 
@@ -276,7 +420,7 @@ impl Merger<'_> {
             true => None,
             false => Some(self.socket_addr("node.endpoint", &endpoint)?),
         };
-        let networks = self.pick("", &None, raw.networks, Vec::new());
+        let networks = self.pick("--networks", &over.networks, raw.networks, Vec::new());
         let mut ids = Vec::with_capacity(networks.value.len());
         for n in &networks.value {
             match u16::try_from(*n) {

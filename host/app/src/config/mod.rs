@@ -1,10 +1,12 @@
 //! The daemon's configuration: read whole, checked whole, before any port, file or plugin is opened.
 //!
-//! Precedence: flag, environment, file, default. `file` reads `pilot.toml`, `example` prints every key with its
+//! Precedence: flag, environment, file, default. `file` reads `pilot.toml`, `json` the
+//! `config.json` of other daemons, `example` prints every key with its
 //! meaning, this module merges and checks. Called by the `pilot-host` binary only; opens nothing but the file itself.
 
 mod example;
 mod file;
+mod json;
 mod plugins;
 mod registry;
 #[cfg(test)]
@@ -13,7 +15,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use pilot_engine::config::Peers;
 use serde_json::Value;
 
 pub use example::example_toml;
@@ -52,7 +56,7 @@ fn place(origin: &str, line: &usize, key: &str) -> String {
 }
 
 /// Values given on the command line or in the environment; `None` leaves the file or the default.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Overrides {
     /// `node.state_dir`
     pub state_dir: Option<PathBuf>,
@@ -82,6 +86,36 @@ pub struct Overrides {
     pub beacon: Option<String>,
     /// `ipc.socket`
     pub socket: Option<PathBuf>,
+    /// `ipc.group`
+    pub socket_group: Option<String>,
+    /// `metrics.listen`
+    pub metrics: Option<String>,
+    /// `node.networks`
+    pub networks: Option<Vec<i64>>,
+    /// `engine.keepalive`
+    pub keepalive: Option<String>,
+    /// `engine.idle_timeout`
+    pub idle_timeout: Option<String>,
+    /// `engine.time_wait`
+    pub time_wait: Option<String>,
+    /// `engine.syn_rate_limit`
+    pub syn_rate_limit: Option<u32>,
+    /// `engine.max_conns_per_port`
+    pub max_conns_per_port: Option<u32>,
+    /// `engine.max_conns_total`
+    pub max_conns_total: Option<u32>,
+    /// `engine.syn_whitelist`
+    pub syn_whitelist: Option<String>,
+    /// `engine.relay_only`
+    pub relay_only: Option<bool>,
+    /// `engine.strict`
+    pub strict: Option<bool>,
+    /// TLS to the registry was asked for; what vouches for the registry must be given too.
+    pub registry_tls: Option<bool>,
+    /// Plugins to leave alone, besides `plugins.disabled`.
+    pub disabled_plugins: Vec<&'static str>,
+    /// Keys of plugin tables: plugin, key, value.
+    pub plugin_keys: Vec<(&'static str, &'static str, Value)>,
     /// `plugins.dir`
     pub plugins_dir: Option<PathBuf>,
     /// `rendezvous.registry`
@@ -131,12 +165,68 @@ pub struct Config {
     pub rendezvous: RendezvousSettings,
     /// Local socket path.
     pub socket: PathBuf,
+    /// The group whose members may use the socket as well, by number.
+    pub socket_group: Option<u32>,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Limits and timers of the data plane that differ from their defaults.
+    pub engine: EngineSettings,
     /// Plugins.
     pub plugins: PluginsConfig,
     /// Per-plugin tables, passed through as JSON.
     pub plugin: BTreeMap<String, Value>,
     /// Logs.
     pub log: LogConfig,
+    /// What all this was made of, so that it can be read again.
+    pub source: Source,
+}
+
+/// Where a configuration came from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Source {
+    /// The file, if any.
+    pub file: Option<PathBuf>,
+    /// Flags and environment.
+    pub over: Overrides,
+}
+
+/// `[engine]`: what is given; the rest is the data plane's own default.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EngineSettings {
+    /// A stream that was silent for this long sends a keepalive.
+    pub keepalive: Option<Duration>,
+    /// A stream that was silent for this long is closed.
+    pub idle_timeout: Option<Duration>,
+    /// How long a closed stream stays known.
+    pub time_wait: Option<Duration>,
+    /// New streams per second in all.
+    pub syn_rate_limit: Option<u32>,
+    /// Streams on one local port.
+    pub max_conns_per_port: Option<usize>,
+    /// Streams in all.
+    pub max_conns_total: Option<usize>,
+    /// Peers whose new streams the rate does not count.
+    pub syn_whitelist: Peers,
+    /// Reached through the beacon only.
+    pub relay_only: bool,
+    /// Strangers get no key exchange and no ping.
+    pub strict: bool,
+}
+
+impl EngineSettings {
+    /// The data plane's configuration with these settings in it.
+    pub fn apply(&self, mut config: pilot_engine::Config) -> pilot_engine::Config {
+        config.stream_keepalive = self.keepalive.unwrap_or(config.stream_keepalive);
+        config.stream_idle = self.idle_timeout.unwrap_or(config.stream_idle);
+        config.time_wait = self.time_wait.unwrap_or(config.time_wait);
+        config.syn_rate = self.syn_rate_limit.unwrap_or(config.syn_rate);
+        config.max_conns_per_port = self.max_conns_per_port.unwrap_or(config.max_conns_per_port);
+        config.max_conns = self.max_conns_total.unwrap_or(config.max_conns);
+        config.syn_exempt = self.syn_whitelist.clone();
+        config.relay_only |= self.relay_only;
+        config.strict |= self.strict;
+        config
+    }
 }
 
 /// `[node]`
@@ -204,7 +294,20 @@ impl Config {
             })?,
         };
         let origin = path.map_or_else(|| "(no file)".to_owned(), |p| p.display().to_string());
-        file::parse(&origin, &text, over)
+        let mut config = match json::looks_like(&text) {
+            true => file::parse(&origin, "", &json::beneath(&origin, &text, over)?)?,
+            false => file::parse(&origin, &text, over)?,
+        };
+        config.source = Source { file: path.map(Path::to_owned), over: over.clone() };
+        Ok(config)
+    }
+
+    /// Reads the same file once more, under the same flags.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn reload(&self) -> Result<Config, ConfigError> {
+        Config::load(self.source.file.as_deref(), &self.source.over)
     }
 
     /// The beacon's address text: configured, or the registry's host with port 9001.

@@ -202,7 +202,8 @@ impl Merger<'_> {
             DEFAULT_PLUGINS_DIR.into(),
         )?;
         let trust = self.trust(raw.trust, &raw.trusted_keys, &raw.allow)?;
-        let mut disabled = BTreeSet::new();
+        let mut disabled: BTreeSet<String> =
+            self.over.disabled_plugins.iter().map(|name| (*name).to_owned()).collect();
         for name in raw.disabled.unwrap_or_default() {
             self.plugin_name(name.span().start, "plugins.disabled", name.get_ref())?;
             disabled.insert(name.into_inner());

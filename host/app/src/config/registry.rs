@@ -96,6 +96,10 @@ impl Merger<'_> {
         let pin = self.pick("--registry-fingerprint", &self.over.registry_fingerprint, pin, String::new());
         let ca_file = optional_path(&self.over.registry_ca_file, ca_file);
         match (self.fingerprint(&pin, "registry.fingerprint")?, ca_file) {
+            (None, None) if self.over.registry_tls == Some(true) => {
+                let text = "TLS to the registry was asked for, but nothing says whom to believe: give --registry-fingerprint or --registry-ca";
+                Err(self.bad(&pin, "registry.fingerprint", text.to_owned()))
+            }
             (None, None) => Ok(RegistryTls::Off),
             (None, Some(path)) => Ok(RegistryTls::CaFile(path)),
             (Some(fingerprint), None) => Ok(RegistryTls::Pinned(fingerprint)),

@@ -35,7 +35,7 @@ fn example_is_valid_with_and_without_its_comment_signs() {
 fn example_names_every_key() {
     // A misspelt key fails above; a forgotten one fails here, because the reader lists what it knows.
     let settings = ["plugins.settings.x", "plugins.settings.x.process", "plugins.settings.x.capabilities"];
-    for table in ["node", "plugins"].into_iter().chain(settings) {
+    for table in ["node", "engine", "metrics", "plugins"].into_iter().chain(settings) {
         let unknown = parse(&format!("[{table}]\nno_such_key = 1\n")).unwrap_err().message;
         let is_key = |k: &&str| k.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !k.is_empty();
         for key in unknown.split('`').filter(is_key) {
@@ -55,6 +55,11 @@ fn a_bad_value_names_file_line_and_key() {
         ("[node]\nnetworks = [1, 70000]\n", 2, "node.networks"),
         ("[node]\nhostname = \"Bad Name\"\n", 2, "node.hostname"),
         ("[registry]\naddr = \"nowhere\"\n", 2, "registry.addr"),
+        ("[engine]\nkeepalive = \"soon\"\n", 2, "engine.keepalive"),
+        ("[engine]\nsyn_rate_limit = 0\n", 2, "engine.syn_rate_limit"),
+        ("[engine]\nsyn_whitelist = \"2, x\"\n", 2, "engine.syn_whitelist"),
+        ("[metrics]\nlisten = \"here\"\n", 2, "metrics.listen"),
+        ("[ipc]\ngroup = \"no such group\"\n", 2, "ipc.group"),
         ("[plugins]\ninit_timeout = \"soon\"\n", 2, "plugins.init_timeout"),
         ("[log]\nformat = \"xml\"\n", 2, "log.format"),
         ("[plugins]\ndir = \"\"\n", 2, "plugins.dir"),

@@ -54,7 +54,7 @@ impl Argv {
 }
 
 /// `-email`, `-log-level=debug`; but not `-v`, `-1`, `-3x` or `-`.
-fn is_single_dash_long(arg: &str) -> bool {
+pub(crate) fn is_single_dash_long(arg: &str) -> bool {
     let Some(name) = arg.strip_prefix('-') else { return false };
     let name = name.split('=').next().unwrap_or(name);
     name.len() > 1

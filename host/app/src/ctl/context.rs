@@ -18,6 +18,9 @@ use crate::config::default_state_dir;
 /// How long a dial may take unless a command says otherwise (ipc.md section 6).
 pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where a daemon that runs as a system service has its socket.
+const SYSTEM_SOCKET: &str = "/run/pilot/pilot.sock";
+
 /// The environment of one command.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -53,7 +56,14 @@ impl Context {
         let env = std::env::var_os("PILOT_SOCKET").filter(|v| !v.is_empty()).map(PathBuf::from);
         let configured =
             config.get("socket").and_then(Value::as_str).filter(|s| !s.is_empty()).map(PathBuf::from);
-        let socket = cli.socket.clone().or(env).or(configured).unwrap_or_else(default_socket_path);
+        let socket = cli.socket.clone().or(env).or(configured).unwrap_or_else(|| {
+            let own = default_socket_path();
+            // Nobody's own daemon: then the machine's, where a package runs one.
+            match !own.exists() && Path::new(SYSTEM_SOCKET).exists() {
+                true => SYSTEM_SOCKET.into(),
+                false => own,
+            }
+        });
         Ok(Context { out, verbose: cli.verbose, socket, home, config })
     }
 

@@ -25,6 +25,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use self::argv::Argv;
+pub(crate) use self::argv::is_single_dash_long;
 use self::cli::Cli;
 use self::context::Context;
 use self::fail::Failure;
@@ -71,21 +72,11 @@ fn run(args: Vec<String>, out: &Out) -> ExitCode {
 }
 
 /// What `--watch` may repeat: commands that only look.
-const LOOKS: [&str; 11] = [
-    "info",
-    "health",
-    "plugins",
-    "peers",
-    "connections",
-    "pending",
-    "trust",
-    "find",
-    "lookup",
-    "inbox",
-    "received",
-];
+const LOOKS: [&str; 10] =
+    ["info", "health", "peers", "connections", "pending", "trust", "find", "lookup", "inbox", "received"];
 /// The same, one level down.
-const LOOKS_BELOW: [(&str, &[&str]); 4] = [
+const LOOKS_BELOW: [(&str, &[&str]); 5] = [
+    ("plugins", &["list", "status"]),
     ("daemon", &["status"]),
     ("network", &["list", "members", "invites", "role", "policy"]),
     ("managed", &["status"]),
@@ -98,7 +89,7 @@ async fn repeat(context: &Context, argv: &Argv, every: Duration, rounds: u64) ->
     let command = words.first().copied().unwrap_or_default();
     let below = LOOKS_BELOW.iter().find(|(name, _)| *name == command).map(|(_, subs)| *subs);
     let looks = match below {
-        Some(subs) => words.get(1).is_some_and(|w| subs.contains(w)),
+        Some(subs) => words.get(1).map_or(command == "plugins", |w| subs.contains(w)),
         None => LOOKS.contains(&command) && !argv.args.iter().any(|a| a == "--clear"),
     };
     if !looks {

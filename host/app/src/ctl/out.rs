@@ -36,9 +36,15 @@ impl Report {
         Report { data: None, text: String::new(), exit }
     }
 
-    /// A registry's or daemon's answer as it came: people see it as indented JSON.
+    /// A structure as it came: people see it as indented JSON.
     pub(super) fn plain(data: Value) -> Report {
         let text = serde_json::to_string_pretty(&data).unwrap_or_default();
+        Report::new(data, text)
+    }
+
+    /// A registry's or daemon's answer, for people as a [sheet](Out::sheet).
+    pub(super) fn sheet(out: &Out, data: Value) -> Report {
+        let text = out.sheet(&data);
         Report::new(data, text)
     }
 
@@ -206,6 +212,61 @@ impl Out {
             format!("{} {value}", self.dim(&format!("{:<w$}", format!("{name}:"), w = width + 1)))
         });
         lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// An answer that has no layout of its own: a line for each plain member, and below them, indented, what has a
+    /// structure. The member `type`, which says what was asked, is left out.
+    pub(super) fn sheet(&self, data: &Value) -> String {
+        let members = data.as_object().into_iter().flatten().filter(|(name, _)| *name != "type");
+        let (mut rows, mut below) = (Vec::new(), Vec::new());
+        for (name, value) in members {
+            let name = title(name);
+            match value {
+                Value::Array(items) if items.iter().all(is_plain) && !items.is_empty() => {
+                    rows.push((name, items.iter().map(plain).collect::<Vec<_>>().join(", ")));
+                }
+                Value::Object(members) if !members.is_empty() => below.push((name, value)),
+                Value::Array(items) if !items.is_empty() => below.push((name, value)),
+                other => rows.push((name, plain(other))),
+            }
+        }
+        let rows: Vec<(&str, String)> =
+            rows.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let mut text = self.facts(&rows);
+        for (name, value) in below {
+            let value = serde_json::to_string_pretty(value).unwrap_or_default();
+            text += &format!("\n{}\n  {}", self.dim(&format!("{name}:")), value.replace('\n', "\n  "));
+        }
+        match text.is_empty() {
+            true => "done".to_owned(),
+            false => text.trim_start_matches('\n').to_owned(),
+        }
+    }
+}
+
+/// `public_key` as a person would write it.
+fn title(name: &str) -> String {
+    let mut name = name.replace('_', " ");
+    if let Some(first) = name.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    name
+}
+
+fn is_plain(value: &Value) -> bool {
+    !value.is_object() && !value.is_array()
+}
+
+/// A value without a structure. Control characters are shown as blanks: much of it was written by others.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(_) | Value::Object(_) => "none".to_owned(),
     }
 }
 

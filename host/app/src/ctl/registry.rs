@@ -51,10 +51,11 @@ fn direct(ctx: &Context, addr: &str) -> Result<RegistryClient, Failure> {
 /// its own when there is none.
 pub(super) async fn administer(ctx: &Context, operation: &str, params: Value) -> Result<Value, Failure> {
     let mut params = params.as_object().cloned().unwrap_or_default();
-    let token = ctx.setting("PILOT_ADMIN_TOKEN", "admin_token");
-    if let Some(token) = &token {
-        params.insert("admin_token".to_owned(), token.as_str().into());
+    if let Some(token) = ctx.setting("PILOT_ADMIN_TOKEN", "admin_token") {
+        // One that was typed is in there already.
+        params.entry("admin_token").or_insert_with(|| token.into());
     }
+    let with_token = params.contains_key("admin_token");
     match ctx.connect().await {
         Ok(client) => {
             let ask = json!({ "operation": operation, "params": params });
@@ -64,7 +65,7 @@ pub(super) async fn administer(ctx: &Context, operation: &str, params: Value) ->
                 Err(error) => {
                     let text = error.daemon_text().unwrap_or_default();
                     let text = text.strip_prefix("host registry: ").unwrap_or(text).to_owned();
-                    return Err(denied(&text, token.is_some()).unwrap_or_else(|| {
+                    return Err(denied(&text, with_token).unwrap_or_else(|| {
                         let other = Failure { message: text.clone(), ..Failure::from(error) };
                         refusal(&text, other)
                     }));
@@ -85,8 +86,7 @@ pub(super) async fn administer(ctx: &Context, operation: &str, params: Value) ->
     match tokio::time::timeout(LIMIT, registry.call(operation, params)).await {
         Ok(Ok(answer)) => Ok(answer.into()),
         Ok(Err(error)) if !error.is_transport() => {
-            Err(denied(error.refusal().unwrap_or_default(), token.is_some())
-                .unwrap_or_else(|| refused(&error)))
+            Err(denied(error.refusal().unwrap_or_default(), with_token).unwrap_or_else(|| refused(&error)))
         }
         _ => Err(Failure::connection(format!("cannot reach registry at {addr}"))
             .hint(format!("check that the registry is running at {addr}, or set PILOT_REGISTRY"))),

@@ -29,7 +29,7 @@ impl House {
     fn open() -> House {
         let dir = tempfile::tempdir().unwrap();
         let daemon = Fake::new();
-        let socket = bind(&dir.path().join("s")).unwrap();
+        let socket = bind(&dir.path().join("s"), None).unwrap();
         let _serving = serve(socket, Arc::clone(&daemon) as Arc<dyn IpcBackend>);
         daemon.services.lock().unwrap().insert(ports::ECHO, Arc::new(|far| drop(tokio::spawn(echo(far)))));
         House { dir, daemon, _serving }

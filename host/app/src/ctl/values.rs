@@ -58,6 +58,15 @@ pub(super) fn uptime(seconds: f64) -> String {
     }
 }
 
+/// How long something took, for people: `2m 5s`, `4.21 s`, `12.3 ms`.
+pub(super) fn took(d: Duration) -> String {
+    match d.as_secs_f64() {
+        s if s >= 60.0 => uptime(s),
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s => format!("{:.1} ms", s * 1e3),
+    }
+}
+
 /// Unix seconds as local time.
 pub(super) fn local_time(unix: i64) -> String {
     match Timestamp::from_second(unix) {
@@ -118,5 +127,7 @@ mod tests {
         assert_eq!(uptime(7500.0), "2h 5m");
         assert_eq!(uptime(300_000.0), "3d 11h");
         assert_eq!(local_time(0), "-");
+        let times = [61_000, 1_500, 12].map(|ms| took(Duration::from_millis(ms)));
+        assert_eq!(times, ["1m 1s", "1.50 s", "12.0 ms"]);
     }
 }

@@ -354,7 +354,7 @@ impl Daemon for PluginDaemon {
     }
 
     fn config(&self) -> Value {
-        self.core().config.plugin_table(&self.instance.record.name)
+        self.core().current().plugin_table(&self.instance.record.name)
     }
 
     fn state_dir(&self) -> PathBuf {

@@ -26,6 +26,7 @@ mod session;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trust;
+mod turns;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -66,12 +67,12 @@ impl std::fmt::Debug for Serving {
     }
 }
 
-/// Binds the socket without serving it yet. Needs a runtime.
+/// Binds the socket without serving it yet, for this user and, when one is given, for a group's members. Needs a runtime.
 ///
 /// # Errors
 /// When somebody serves it already, or the file system refuses.
-pub fn bind(path: &Path) -> Result<IpcServer, BindError> {
-    IpcServer::bind(path)
+pub fn bind(path: &Path, group: Option<u32>) -> Result<IpcServer, BindError> {
+    IpcServer::bind_for(path, group)
 }
 
 /// Serves clients until [`Serving::shutdown`].

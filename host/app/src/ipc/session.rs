@@ -9,9 +9,11 @@ use pilot_wire::addr::Addr;
 use pilot_wire::ipc::{Push, Refusal, Reply, Request, SendCode, command};
 use tokio::sync::{Semaphore, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::backend::IpcStream;
 use super::conn::{self, push};
+use super::turns::Turns;
 use super::{Hub, ask};
 
 /// Requests of one client that are worked on at a time; then its socket is not read until one is done.
@@ -44,6 +46,7 @@ pub(super) struct Session {
     /// The client is gone, or is to be.
     gone: CancellationToken,
     slots: Arc<Semaphore>,
+    turns: Turns,
     owned: Mutex<Owned>,
 }
 
@@ -58,6 +61,7 @@ impl Session {
             outbox,
             gone: gone.clone(),
             slots: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            turns: Turns::default(),
             owned: Mutex::new(Owned {
                 open: true,
                 streams: HashSet::new(),
@@ -79,7 +83,9 @@ impl Session {
             }
         });
         hub.sessions.spawn(Arc::clone(&session).datagrams(hub.backend.datagrams()));
-        session.read(reader).await;
+        // Seen with the log level debug: which client's request a line belongs to.
+        let span = tracing::debug_span!("client", id);
+        session.read(reader).instrument(span).await;
         session.end();
     }
 
@@ -159,13 +165,15 @@ impl Session {
                 let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
                 let session = Arc::clone(self);
                 let dials = self.owned().dials.clone();
-                hub.sessions.spawn(async move {
+                let span = tracing::debug_span!("request", client = self.id, command = other.command());
+                let work = async move {
                     tokio::select! {
                         () = session.gone.cancelled() => {}
                         () = session.work(other, dials) => {}
                     }
                     drop(slot);
-                });
+                };
+                hub.sessions.spawn(work.instrument(span));
             }
         }
     }
@@ -205,11 +213,15 @@ impl Session {
         if self.owned().streams.len() >= MAX_STREAMS {
             return self.fail(format!("dial: per-client connection quota ({MAX_STREAMS}) reached")).await;
         }
+        let work = async {
+            let _turn = self.turns.wait(to, port).await;
+            self.hub.backend.dial(to, port).await
+        };
         let outcome = tokio::select! {
             biased;
             // Nothing is said about a cancelled dial: an error would be taken for the answer to the next request.
             () = dials.cancelled() => return,
-            outcome = self.hub.backend.dial(to, port) => outcome,
+            outcome = work => outcome,
         };
         let stream = match outcome {
             Ok(stream) => stream,

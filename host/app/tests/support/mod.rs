@@ -74,6 +74,9 @@ pub fn faulty(example: &str) -> PathBuf {
     target_dir().join(format!("debug/examples/lib{example}.so"))
 }
 
+/// What a host's configuration says about the broker of `examples/event-stream`.
+pub const EVENT_STREAM_SETTINGS: &str = include_str!("../../../../examples/event-stream/pilot.toml");
+
 /// Builds one of the examples and puts its library into `dir`.
 pub fn stage_example(dir: &Path, name: &str) {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name).join("Cargo.toml");

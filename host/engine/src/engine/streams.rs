@@ -84,10 +84,11 @@ impl Engine {
 
     /// Rates and limits, then the stream.
     fn admit_syn(&mut self, now: Instant, h: &Header) {
-        if !self.syn_rate_per_peer.take(now, h.src.node) {
+        let exempt = self.config.syn_exempt.contains(h.src.node);
+        if !exempt && !self.syn_rate_per_peer.take(now, h.src.node) {
             return;
         }
-        if !self.syn_rate.take(now, self.config.syn_rate) {
+        if !exempt && !self.syn_rate.take(now, self.config.syn_rate) {
             self.events.notice(Notice::SynRateLimited { src: h.src, src_port: h.src_port });
             return;
         }

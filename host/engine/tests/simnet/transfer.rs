@@ -1,5 +1,6 @@
 //! Bytes arrive complete, in order and once, whatever the link does.
 
+use pilot_engine::config::Peers;
 use pilot_engine::{Config, Verdict};
 use pilot_wire::addr::Addr;
 
@@ -88,6 +89,20 @@ fn many_streams_share_one_tunnel() {
     assert!(got == sent);
     net.pass(secs(60));
     assert_eq!(net.hosts[0].engine.snapshot().conns.len(), 0, "nothing of a closed stream stays");
+}
+
+#[test]
+fn a_peer_opens_ten_streams_a_second_unless_it_is_exempt() {
+    let took = |syn_exempt| {
+        let config = Config { admit_all: true, syn_exempt, ..Config::default() };
+        let mut net = Net::pair(8, Link { latency: ms(5), ..Link::default() }, &config);
+        for _ in 0..40 {
+            net.dial(0, 1);
+        }
+        net.run(secs(60), |n| n.hosts[1].accepted.len() == 40)
+    };
+    assert!(took(Peers::All) < secs(1));
+    assert!(took(Peers::default()) > secs(2));
 }
 
 #[test]

@@ -83,8 +83,8 @@ impl Drop for BoundSocket {
     }
 }
 
-/// Binds `path`; the listener is ready and the file has mode 0600.
-pub(super) fn bind(path: &Path) -> Result<(UnixListener, BoundSocket), BindError> {
+/// Binds `path`; the listener is ready and the file has mode 0600, or 0660 and the given group.
+pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, BoundSocket), BindError> {
     let fail = |action| move |cause| BindError::Io { action, path: path.to_owned(), cause };
     let dir = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
@@ -105,7 +105,12 @@ pub(super) fn bind(path: &Path) -> Result<(UnixListener, BoundSocket), BindError
     let staged = staging.path().join("s");
     let (short, _hold) = short_path(&staged).map_err(fail("open the staging directory"))?;
     let listener = UnixListener::bind(&short).map_err(fail("bind"))?;
+    // The group before the mode: at no instant may a group that was not chosen have access.
     std::fs::set_permissions(&staged, Permissions::from_mode(0o600)).map_err(fail("set the mode"))?;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(&staged, None, Some(group)).map_err(fail("set the group"))?;
+        std::fs::set_permissions(&staged, Permissions::from_mode(0o660)).map_err(fail("set the mode"))?;
+    }
     let meta = std::fs::symlink_metadata(&staged).map_err(fail("read the mode"))?;
 
     for _ in 0..ATTEMPTS {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_wire::ipc::Encoded;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedWriteHalf, UCred};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
@@ -39,6 +39,7 @@ pub struct IpcServer {
     listener: UnixListener,
     bound: BoundSocket,
     uid: u32,
+    group: Option<u32>,
     slots: Arc<Semaphore>,
 }
 
@@ -46,12 +47,17 @@ impl IpcServer {
     /// Binds the socket with mode 0600; takes over a socket that nobody serves, refuses one that somebody does. Needs a
     /// runtime.
     pub fn bind(path: &Path) -> Result<IpcServer, BindError> {
-        let (listener, bound) = bind::bind(path)?;
+        Self::bind_for(path, None)
+    }
+
+    /// As [`bind`](Self::bind); with a group the mode is 0660 and the group's members are served as well.
+    pub fn bind_for(path: &Path, group: Option<u32>) -> Result<IpcServer, BindError> {
+        let (listener, bound) = bind::bind(path, group)?;
         let ready = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
         let listener =
             ready.map_err(|cause| BindError::Io { action: "register", path: path.to_owned(), cause })?;
         let uid = rustix::process::geteuid().as_raw();
-        Ok(IpcServer { listener, bound, uid, slots: Arc::new(Semaphore::new(MAX_CLIENTS)) })
+        Ok(IpcServer { listener, bound, uid, group, slots: Arc::new(Semaphore::new(MAX_CLIENTS)) })
     }
 
     #[cfg(test)]
@@ -66,7 +72,15 @@ impl IpcServer {
         self.bound.path()
     }
 
-    /// The next client of this user. Others are closed without a word; so are clients beyond [`MAX_CLIENTS`].
+    /// Whether a process may be served: one of this user, or one in the socket's group.
+    fn may_use(&self, peer: &UCred) -> bool {
+        peer.uid() == self.uid
+            || self.group.is_some_and(|group| {
+                peer.gid() == group || peer.pid().is_some_and(|pid| in_group(pid, group))
+            })
+    }
+
+    /// The next client that may use the socket: of this user, or in its group. Others are closed without a word; so are clients beyond [`MAX_CLIENTS`].
     /// Cancel-safe.
     pub async fn accept(&self) -> Connection {
         loop {
@@ -79,7 +93,7 @@ impl IpcServer {
                 }
             };
             match stream.peer_cred() {
-                Ok(peer) if peer.uid() == self.uid => {}
+                Ok(peer) if self.may_use(&peer) => {}
                 Ok(peer) => {
                     tracing::warn!(uid = peer.uid(), "refused a local client of another user");
                     continue;
@@ -95,6 +109,14 @@ impl IpcServer {
             }
         }
     }
+}
+
+/// Whether a process has `group` among its supplementary groups. The file's mode has kept everybody else away already;
+/// this is the second lock, and it stays shut when the system does not tell.
+fn in_group(pid: i32, group: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_whitespace().any(|g| g.parse() == Ok(group))
 }
 
 /// One client.

@@ -109,7 +109,7 @@ fn one_of_many_starters_wins() {
             let (path, start) = (path.clone(), Arc::clone(&start));
             std::thread::spawn(move || {
                 start.wait();
-                bind::bind(&path)
+                bind::bind(&path, None)
             })
         })
         .collect();

@@ -161,7 +161,7 @@ fn given(pairs: &[(&str, &Option<String>)]) -> Map<String, Value> {
 }
 
 async fn passed_on(ctx: &Context, operation: &str, params: Value) -> Outcome {
-    Ok(Report::plain(administer(ctx, operation, params).await?))
+    Ok(Report::sheet(&ctx.out, administer(ctx, operation, params).await?))
 }
 
 pub(crate) async fn audit(ctx: &Context, args: Audit) -> Outcome {

@@ -20,7 +20,7 @@ use crate::ctl::fail::Failure;
 use crate::ctl::filestream::{self, Source, TransferError};
 use crate::ctl::out::Report;
 use crate::ctl::trust_gate;
-use crate::ctl::values::{bytes, duration, rounded};
+use crate::ctl::values::{bytes, duration, rounded, took};
 
 /// Bytes of a file read at a time for a single frame.
 const PIECE: usize = 256 << 10;
@@ -86,11 +86,14 @@ pub(crate) async fn run(ctx: &Context, args: SendFile) -> Outcome {
         0 => String::new(),
         n => format!(" (resumed at {})", bytes(n)),
     };
+    // What fits into a few packets has no speed worth telling.
+    let speed = if moved < 100_000 { String::new() } else { format!(", {rate:.1} MB/s") };
     let text = format!(
-        "{} {}: {} in {elapsed:.2} s, {rate:.1} MB/s{resumed}\n{}",
+        "{} {}: {} in {}{speed}{resumed}\n{}",
         ctx.out.green("sent"),
         name,
         bytes(source.size),
+        took(Duration::from_secs_f64(elapsed)),
         ctx.out.dim(&format!("sha256 {sha256}"))
     );
     let data = json!({

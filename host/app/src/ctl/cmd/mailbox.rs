@@ -97,7 +97,7 @@ pub(crate) async fn inbox(ctx: &Context, args: Inbox) -> Outcome {
     }
     let filter = args.filter;
     if filter.clear {
-        return clear(&dir, |name| name.ends_with(".json"), "message(s)");
+        return clear(&dir, |name| name.ends_with(".json"), "message");
     }
     let from =
         match &filter.from {
@@ -239,13 +239,14 @@ fn clear(dir: &Path, mine: impl Fn(&str) -> bool, what: &str) -> Outcome {
             Err(e) => return Err(Failure::internal(format!("cannot delete {}: {e}", path.display()))),
         }
     }
-    Ok(Report::new(json!({ "cleared": cleared }), format!("{cleared} {what} deleted")))
+    let s = if cleared == 1 { "" } else { "s" };
+    Ok(Report::new(json!({ "cleared": cleared }), format!("{cleared} {what}{s} deleted")))
 }
 
 pub(crate) async fn received(ctx: &Context, args: Received) -> Outcome {
     let dir = ctx.dirs().await.received;
     if args.clear {
-        return clear(&dir, |name| !name.starts_with('.'), "file(s)");
+        return clear(&dir, |name| !name.starts_with('.'), "file");
     }
     let mut files: Vec<(Timestamp, Value)> = entries(&dir)?
         .into_iter()

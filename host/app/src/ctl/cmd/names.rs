@@ -81,7 +81,7 @@ pub(crate) async fn lookup(ctx: &Context, args: Lookup) -> Outcome {
         )
         .hint("set PILOT_REGISTRY to the registry's address"));
     };
-    Ok(Report::plain(found))
+    Ok(Report::sheet(&ctx.out, found))
 }
 
 pub(crate) async fn set_hostname(ctx: &Context, hostname: String) -> Outcome {

@@ -356,6 +356,6 @@ fn describe(ctx: &Context, command: &Network, answer: &Value) -> String {
         Network::Enterprise { network, state } => {
             format!("enterprise features of network {network} are {state}")
         }
-        Network::Policy(_) => serde_json::to_string_pretty(answer).unwrap_or_default(),
+        Network::Policy(_) => ctx.out.sheet(answer),
     }
 }

@@ -11,6 +11,7 @@ use super::Outcome;
 use crate::ctl::context::Context;
 use crate::ctl::fail::{Failure, code};
 use crate::ctl::out::{Cell, Out, Report, row};
+use crate::ctl::registry::administer;
 use crate::ctl::values::{list, text};
 
 /// `policy ...`
@@ -36,10 +37,10 @@ pub(crate) enum Policy {
     /// Try a document: what it would do, rule by rule. Nothing is put in force
     #[command(after_help = TEST_HELP)]
     Test {
-        /// The document: a file, or `-` for standard input.
-        #[arg(value_name = "DOC")]
-        document: PathBuf,
-        /// What happens: connect, dial, datagram, join, leave, cycle.
+        #[command(flatten)]
+        document: Given,
+        /// What happens: connect, dial, datagram, join, leave, cycle; or one JSON object with the member `type`, which is
+        /// that, and the rest as --context has it.
         #[arg(long, value_name = "EVENT")]
         event: String,
         /// What it happens to: NAME=VALUE, or one JSON object. May be repeated.
@@ -48,9 +49,8 @@ pub(crate) enum Policy {
     },
     /// Whether a document would be accepted
     Validate {
-        /// The document: a file, or `-` for standard input.
-        #[arg(value_name = "DOC")]
-        document: PathBuf,
+        #[command(flatten)]
+        document: Given,
     },
 }
 
@@ -70,6 +70,30 @@ pub(crate) struct Document {
     /// The JSON itself.
     #[arg(long, value_name = "JSON")]
     inline: Option<String>,
+}
+
+/// The same for commands that put nothing in force; the file needs no flag there.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Given {
+    /// The document: a file, or `-` for standard input.
+    #[arg(value_name = "DOC")]
+    path: Option<PathBuf>,
+    /// The same as a flag.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The JSON itself.
+    #[arg(long, value_name = "JSON")]
+    inline: Option<String>,
+}
+
+impl Given {
+    fn text(self) -> Result<String, Failure> {
+        match (self.path.or(self.file), self.inline) {
+            (Some(path), _) => read(&path),
+            (None, inline) => Ok(inline.unwrap_or_default()),
+        }
+    }
 }
 
 /// `managed ...`
@@ -149,13 +173,24 @@ pub(crate) async fn policy(ctx: &Context, command: Policy) -> Outcome {
     let request = match command {
         Policy::Get { net } => ManagedRequest::PolicyGet { network: net },
         Policy::Test { document, event, context } => {
-            let answer = explain(ctx, &document, &event, self::context(&context)?).await?;
+            let (event, mut about) = happening(&event)?;
+            about.extend(self::context(&context)?);
+            let answer = explain(ctx, document.text()?, &event, about).await?;
             return Ok(explained(&ctx.out, answer));
         }
         Policy::Validate { document } => {
-            let answer = explain(ctx, &document, "", Map::new()).await?;
-            let rules = list(&answer, "rules").len();
-            let text = format!("valid: {rules} rule(s), default {}", text(&answer, "default_verdict"));
+            let document = document.text()?;
+            let parsed: Value = serde_json::from_str(&document).unwrap_or_default();
+            let mut answer = explain(ctx, document, "", Map::new()).await?;
+            let rules = list(&answer, "rules");
+            let events = rules.iter().map(|rule| (text(rule, "on").to_owned(), true.into()));
+            let events: Map<String, Value> = events.collect();
+            let (count, s) = (rules.len(), if rules.len() == 1 { "" } else { "s" });
+            let text = format!("valid: {count} rule{s}, default {}", text(&answer, "default_verdict"));
+            if let Some(members) = answer.as_object_mut() {
+                members.insert("version".to_owned(), parsed["version"].clone());
+                members.insert("events".to_owned(), events.into());
+            }
             return Ok(Report::new(answer, text));
         }
         Policy::Set { net, document, admin_token } => {
@@ -167,6 +202,15 @@ pub(crate) async fn policy(ctx: &Context, command: Policy) -> Outcome {
                 .map_err(|e| Failure::invalid(format!("the policy is not JSON: {e}")))?;
             let token =
                 admin_token.or_else(|| ctx.setting("PILOT_ADMIN_TOKEN", "admin_token")).unwrap_or_default();
+            // The registry first, so that every member's daemon gets it; that takes an administrator.
+            if !token.is_empty() {
+                let params = json!({ "network_id": net, "expr_policy": text, "admin_token": token });
+                administer(ctx, "set_expr_policy", params).await?;
+            } else {
+                ctx.out.remark(
+                    "without an admin token the registry is left alone: only this daemon takes the policy",
+                );
+            }
             ManagedRequest::PolicySet { network: net, token, document: document.to_string().into() }
         }
     };
@@ -225,13 +269,25 @@ fn context(items: &[String]) -> Result<Map<String, Value>, Failure> {
     Ok(context)
 }
 
+/// `connect`, or `{"type":"connect","port":22}`.
+fn happening(event: &str) -> Result<(String, Map<String, Value>), Failure> {
+    if !event.trim_start().starts_with('{') {
+        return Ok((event.to_owned(), Map::new()));
+    }
+    let mut members: Map<String, Value> =
+        serde_json::from_str(event).map_err(|e| Failure::invalid(format!("--event is not JSON: {e}")))?;
+    match members.remove("type") {
+        Some(Value::String(kind)) => Ok((kind, members)),
+        _ => Err(Failure::invalid("--event: the member \"type\" says what happens, for example \"connect\"")),
+    }
+}
+
 async fn explain(
     ctx: &Context,
-    document: &Path,
+    document: String,
     event: &str,
     context: Map<String, Value>,
 ) -> Result<Value, Failure> {
-    let document = read(document)?;
     let client = ctx.connect().await?;
     let params = json!({ "document": document, "event": event, "context": context });
     match ctx.host(&client, "policy_explain", params).await {
@@ -290,5 +346,5 @@ async fn node(ctx: &Context, name: &str) -> Result<u32, Failure> {
 
 async fn ask(ctx: &Context, request: ManagedRequest) -> Outcome {
     let answer = ctx.connect().await?.json(&Request::Managed(request)).await?;
-    Ok(Report::plain(answer))
+    Ok(Report::sheet(&ctx.out, answer))
 }

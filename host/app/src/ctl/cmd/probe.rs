@@ -17,7 +17,7 @@ use crate::ctl::dx::unreachable_peer;
 use crate::ctl::fail::Failure;
 use crate::ctl::out::Report;
 use crate::ctl::trust_gate;
-use crate::ctl::values::{duration, go_duration, ms, rounded};
+use crate::ctl::values::{bytes, duration, go_duration, ms, rounded, took};
 
 /// Bytes of one write of `bench`.
 const BENCH_WRITE: usize = 4096;
@@ -236,11 +236,11 @@ pub(crate) async fn bench(ctx: &Context, args: Bench) -> Outcome {
         "total_mbps": rate(received, all_time),
     });
     let text = format!(
-        "{:.1} MiB out in {:.2} s, {:.1} MiB back after {:.2} s: {} each way",
-        total as f64 / MIB,
-        send_time.as_secs_f64(),
-        received as f64 / MIB,
-        all_time.as_secs_f64(),
+        "{} out in {}, {} back after {}: {} each way",
+        bytes(total),
+        took(send_time),
+        bytes(received),
+        took(all_time),
         ctx.out.bold(&format!("{:.1} MiB/s", rate(received, all_time)))
     );
     Ok(Report::new(data, text))

@@ -102,7 +102,13 @@ pub(crate) fn config(ctx: &Ctx, args: Config) -> Outcome {
     if let Some(token) = data.get_mut("admin_token").filter(|t| t.as_str().is_some_and(|t| !t.is_empty())) {
         *token = "(set)".into();
     }
-    Ok(Report::plain(Value::Object(data)))
+    // With the names that `--set` takes.
+    let rows: Vec<(&str, String)> = data
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+        .collect();
+    let text = ctx.out.facts(&rows);
+    Ok(Report::new(Value::Object(data), text))
 }
 
 /// The catalogue for agents: made from the definitions that the parser uses, so that it cannot disagree with them.

@@ -141,11 +141,11 @@ pub(crate) async fn verify(ctx: &Context, args: VerifyRequest) -> Outcome {
 
 pub(crate) async fn verify_badge(ctx: &Context, args: Verify) -> Outcome {
     let request = Request::SubmitBadge { badge: args.badge, badge_sig: args.badge_sig };
-    Ok(Report::plain(ctx.connect().await?.json(&request).await?))
+    Ok(Report::sheet(&ctx.out, ctx.connect().await?.json(&request).await?))
 }
 
 pub(crate) async fn recovery(ctx: &Context, command: Recovery) -> Outcome {
     let Recovery::Enroll { enrollment, enrollment_sig } = command;
     let request = Request::EnrollRecovery { enrollment, enrollment_sig };
-    Ok(Report::plain(ctx.connect().await?.json(&request).await?))
+    Ok(Report::sheet(&ctx.out, ctx.connect().await?.json(&request).await?))
 }

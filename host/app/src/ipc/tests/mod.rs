@@ -31,7 +31,7 @@ impl House {
     fn open() -> House {
         let dir = tempfile::tempdir().unwrap();
         let daemon = Fake::new();
-        let server = bind(&dir.path().join("s")).unwrap();
+        let server = bind(&dir.path().join("s"), None).unwrap();
         let serving = serve(server, Arc::clone(&daemon) as Arc<dyn IpcBackend>);
         House { dir, daemon, serving }
     }
@@ -219,6 +219,36 @@ async fn a_failed_dial_is_answered_once() {
     let mut client = house.client().await;
     assert_eq!(client.error(Request::Dial { to: PEER, port: REFUSED }).await, "connection refused");
     client.nothing_more().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_dials_to_one_port_take_turns() {
+    let house = House::open();
+    let (mut greedy, mut modest) = (house.client().await, house.client().await);
+    let hanging = format!("dial {PEER} {HANGING}");
+    let under_way = async |count: usize| {
+        let reached = async {
+            while house.daemon.log.count(&hanging) < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), reached).await.expect("the dials are under way");
+    };
+    for _ in 0..3 * turns::AT_A_TIME {
+        greedy.send(Request::Dial { to: PEER, port: HANGING }).await;
+    }
+    under_way(turns::AT_A_TIME).await;
+    // Its other dials and other clients' do not stand in that line.
+    greedy.dial(7).await;
+    assert_eq!(house.daemon.log.count(&hanging), turns::AT_A_TIME);
+    modest.send(Request::Dial { to: PEER, port: HANGING }).await;
+    under_way(turns::AT_A_TIME + 1).await;
+    // Those that wait are cancelled with those that do not.
+    greedy.send(Request::CancelDials).await;
+    greedy.nothing_more().await;
+    greedy.send(Request::Dial { to: PEER, port: HANGING }).await;
+    under_way(turns::AT_A_TIME + 2).await;
+    assert_eq!(house.daemon.log.count(&hanging), turns::AT_A_TIME + 2);
 }
 
 #[tokio::test]

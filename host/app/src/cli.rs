@@ -40,6 +40,9 @@ pub enum Command {
     /// For authors and operators of plugins: make, look at, check and sign them.
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Clusters of hosts on this machine, for tests and demos.
+    #[command(subcommand)]
+    Runner(RunnerCommand),
     /// The process of an isolated plugin; started by `run`, never by hand.
     #[command(hide = true)]
     PluginChild,
@@ -62,6 +65,13 @@ pub enum ConfigCommand {
         /// The file.
         file: PathBuf,
     },
+}
+
+/// `pilot-host runner ...`
+#[derive(Debug, Subcommand)]
+pub enum RunnerCommand {
+    /// Serve the control port that `pilotctl net` drives, until SIGTERM or Ctrl-C.
+    Serve(Box<crate::runner::serve::ServeArgs>),
 }
 
 /// Flags of `pilot-host run`. Precedence: flag, environment, file, default.
@@ -129,6 +139,9 @@ pub struct RunArgs {
     pub log_format: Option<String>,
     #[command(flatten)]
     pub compat: CompatArgs,
+    /// The process that started this one, which must not be outlived; for the network runner.
+    #[arg(long, env = crate::runner::process::PARENT_VARIABLE, hide = true)]
+    pub parent_pid: Option<i32>,
 }
 
 impl RunArgs {
@@ -223,6 +236,9 @@ pub struct RendezvousArgs {
     /// Log format: text or json.
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// The process that started this one, which must not be outlived; for the network runner.
+    #[arg(long, env = crate::runner::process::PARENT_VARIABLE, hide = true)]
+    pub parent_pid: Option<i32>,
 }
 
 impl RendezvousArgs {

@@ -22,6 +22,7 @@ pub mod operations;
 pub mod plugin_cmd;
 pub mod reload;
 pub mod run;
+pub mod runner;
 pub mod services;
 pub mod status;
 pub mod supervision;

@@ -5,13 +5,15 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use pilot_host::cli::{Cli, Command, ConfigCommand, RendezvousAction, RendezvousArgs, RunArgs};
+use pilot_host::cli::{
+    Cli, Command, ConfigCommand, RendezvousAction, RendezvousArgs, RunArgs, RunnerCommand,
+};
 use pilot_host::config::{Config, ConfigError, EXIT_CONFIG, Overrides, example_toml};
-use pilot_host::{compat, embedded, logging, plugin_cmd, run, version};
+use pilot_host::{compat, embedded, logging, plugin_cmd, run, runner, version};
 
 fn main() -> ExitCode {
     match Cli::parse_from(compat::command_line(std::env::args_os())).command {
-        Command::Run(args) => with_config(run_config(&args), run::run),
+        Command::Run(args) => tied(args.parent_pid, || with_config(run_config(&args), run::run)),
         Command::Rendezvous(args) => match &args.action {
             Some(RendezvousAction::Import { file, data_dir }) => match embedded::import(file, data_dir) {
                 Ok(report) => {
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
                     ExitCode::FAILURE
                 }
             },
-            None => with_config(rendezvous_config(&args), run::rendezvous),
+            None => tied(args.parent_pid, || with_config(rendezvous_config(&args), run::rendezvous)),
         },
         Command::Config(ConfigCommand::Example) => {
             print!("{}", example_toml());
@@ -37,6 +39,10 @@ fn main() -> ExitCode {
                 }
                 Err(e) => config_error(&e),
             }
+        }
+        Command::Runner(RunnerCommand::Serve(args)) => {
+            logging::init(&args.log());
+            block_on(runner::serve::run(*args))
         }
         Command::Plugin(command) => plugin_cmd::run(&command),
         Command::PluginChild => {
@@ -77,6 +83,21 @@ where
         Err(e) => return config_error(&e),
     };
     logging::init(&config.log);
+    block_on(start(config))
+}
+
+/// Before anything else: a host that belongs to a runner must not outlive it.
+fn tied(parent: Option<i32>, start: impl FnOnce() -> ExitCode) -> ExitCode {
+    match parent.map_or(Ok(()), runner::process::die_with) {
+        Ok(()) => start(),
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on(start: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -84,7 +105,7 @@ where
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(start(config));
+    let outcome = runtime.block_on(start);
     // A plugin whose Shutdown hangs keeps its thread; the process ends without waiting for it.
     runtime.shutdown_background();
     match outcome {

@@ -1,8 +1,9 @@
 //! The command line before clap sees it: `--json` counts wherever it stands, and long flags may have one dash, as in the
 //! Go tool (cli.md section 1, "Argument parsing").
 
-/// Flags of the tool itself that take a value.
-const GLOBAL_WITH_VALUE: [&str; 2] = ["--socket", "--rounds"];
+/// Flags that take a value and may stand before a command's words: the tool's own, and those of `net`.
+const GLOBAL_WITH_VALUE: [&str; 5] =
+    ["--socket", "--rounds", "--runner", "--runner-dir", "--runner-identity"];
 
 /// The prepared command line.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::cmd::{
-    admin, daemon, events, file, mailbox, message, names, network, plugins, policy, probe, raw, setup, sign,
-    status, top, trust, watch,
+    admin, daemon, events, file, mailbox, message, names, net, network, plugins, policy, probe, raw, setup,
+    sign, status, top, trust, watch,
 };
 
 /// Drives a Pilot daemon over its local socket.
@@ -199,6 +199,9 @@ pub(super) enum Command {
     /// Deposit a recovery enrolment at the registry
     #[command(subcommand)]
     Recovery(sign::Recovery),
+
+    /// A cluster of hosts on this machine (needs pilot-host runner serve)
+    Net(Box<net::Net>),
 
     /// The first steps, one after the other
     Quickstart,

@@ -77,6 +77,7 @@ const LOOKS: [&str; 10] =
 /// The same, one level down.
 const LOOKS_BELOW: [(&str, &[&str]); 5] = [
     ("plugins", &["list", "status"]),
+    ("net", &["status", "health", "uris", "graph"]),
     ("daemon", &["status"]),
     ("network", &["list", "members", "invites", "role", "policy"]),
     ("managed", &["status"]),
@@ -101,6 +102,11 @@ async fn repeat(context: &Context, argv: &Argv, every: Duration, rounds: u64) ->
     loop {
         let args = std::iter::once("pilotctl".to_owned()).chain(argv.args.iter().cloned());
         let cli = Cli::try_parse_from(args).map_err(|e| Failure::internal(e.to_string()))?;
+        if let cli::Command::Net(net) = &cli.command
+            && let Some(outcome) = cmd::net::watch(context, net, every, cli.rounds).await
+        {
+            return outcome;
+        }
         let report = cmd::run(context, cli.command).await?;
         context.out.clear();
         context.out.line(&report.data.unwrap_or_default(), &report.text);

@@ -7,6 +7,7 @@ pub(super) mod file;
 pub(super) mod mailbox;
 pub(super) mod message;
 pub(super) mod names;
+pub(super) mod net;
 pub(super) mod network;
 pub(super) mod plugins;
 pub(super) mod policy;
@@ -91,6 +92,7 @@ pub(super) async fn run(ctx: &Context, command: Command) -> Outcome {
         Command::ExternalId(c) => admin::external_id(ctx, c).await,
         Command::KeyInfo(c) => admin::key_info(ctx, c).await,
         Command::KeyExpiry(c) => admin::key_expiry(ctx, c).await,
+        Command::Net(c) => net::run(ctx, *c).await,
         Command::Top(c) => top::top(ctx, c).await,
         Command::Events(c) => watch::events(ctx, c).await,
         Command::Register => names::register(ctx).await,

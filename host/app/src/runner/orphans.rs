@@ -52,3 +52,43 @@ pub(super) fn end_all(root: &Path) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_is_listed_and_still_the_same_is_ended() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("network_x");
+        std::fs::create_dir(&dir).unwrap();
+        let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let exe = || std::fs::read_link(format!("/proc/{pid}/exe")).ok().filter(|e| e.ends_with("sleep"));
+        let exec = loop {
+            if let Some(exec) = exe() {
+                break exec;
+            }
+            std::thread::yield_now();
+        };
+        let write = |started: Option<u64>, runner: i32| {
+            let manifest = json!({
+                "runner": { "pid": runner, "start_time": start_time(runner) },
+                "processes": [{ "pid": pid, "start_time": started, "exec": exec }],
+            });
+            std::fs::write(dir.join("runner.json"), manifest.to_string()).unwrap();
+        };
+        let own = i32::try_from(std::process::id()).unwrap();
+        let started = start_time(pid);
+        write(started, own);
+        end_all(root.path());
+        assert!(child.try_wait().unwrap().is_none(), "its runner lives");
+        write(started.map(|t| t + 1), 0);
+        end_all(root.path());
+        assert!(child.try_wait().unwrap().is_none(), "another process has the number");
+        write(started, 0);
+        end_all(root.path());
+        assert!(!child.wait().unwrap().success());
+    }
+}

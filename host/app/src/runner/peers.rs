@@ -303,3 +303,32 @@ async fn listen(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pilot_wire::packet::{Flags, Header, Protocol};
+
+    const HEADER: Header = Header {
+        flags: Flags::SYN,
+        protocol: Protocol::STREAM,
+        src: Addr::backbone(1),
+        dst: Addr::backbone(2),
+        src_port: 3,
+        dst_port: 4,
+        seq: 5,
+        ack: 6,
+        window: 7,
+    };
+
+    #[test]
+    fn the_checksum_makes_a_packet_right() {
+        let mut bytes = Vec::new();
+        packet::encode_into(&HEADER, b"payload", &mut bytes).unwrap();
+        let right = bytes.clone();
+        bytes[CHECKSUM].fill(9);
+        assert!(packet::decode(&bytes).is_err());
+        assert_eq!(with_checksum(bytes), right);
+        assert_eq!(with_checksum(vec![1, 2]), [1, 2]);
+    }
+}

@@ -303,3 +303,76 @@ async fn keep(mut output: Receiver, mut log: Log, tail: Option<(Tail, watch::Sen
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    async fn shell(script: &str, logs: &Path) -> Process {
+        let nursery = Nursery::new().unwrap();
+        let args = [OsStr::new("-c"), OsStr::new(script)];
+        nursery.spawn(Path::new("/bin/sh"), &args, &[("A", "b")], logs, || {}).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn output_status_and_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        // Keeps the nursery, whose end would be the child's.
+        let nursery = Nursery::new().unwrap();
+        let args = [OsStr::new("-c"), OsStr::new("echo out; echo \"err $A $LOGNAME\" >&2; exit 3")];
+        let (tell, told) = oneshot::channel();
+        let changed = || drop(tell.send(()));
+        let child =
+            nursery.spawn(Path::new("/bin/sh"), &args, &[("A", "b")], dir.path(), changed).await.unwrap();
+        assert_eq!(child.ended().await.code(), Some(3));
+        told.await.unwrap();
+        assert!(!child.signal_group(Signal::TERM), "an ended group is not signalled");
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        timeout(Duration::from_secs(10), async {
+            while child.tail() != "err b" || read("stdout.log") != "out\n" {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn frozen_and_ended_with_everything_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = shell("sleep 1000 & echo $! >&2; wait", dir.path()).await;
+        let grandchild = timeout(Duration::from_secs(10), async {
+            loop {
+                if let Ok(pid) = child.tail().parse::<i32>() {
+                    break pid;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        let grandchild = grandchild.await.unwrap();
+        assert!(child.freeze(Duration::from_secs(10)).await);
+        assert_eq!(state_of(child.pid()), Some('T'));
+        assert!(start_time(child.pid()).is_some());
+        let status = child.end(Duration::from_secs(10)).await;
+        assert_eq!(status.signal(), Some(15));
+        timeout(Duration::from_secs(10), async {
+            while state_of(grandchild).is_some_and(|s| s != 'Z') {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    #[test]
+    fn a_log_never_grows_past_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::open(dir.path().join("x.log")).unwrap();
+        for _ in 0..5 {
+            log.write(&vec![b'x'; (MAX_LOG / 2) as usize]).unwrap();
+        }
+        assert_eq!(std::fs::metadata(dir.path().join("x.log")).unwrap().len(), MAX_LOG / 2);
+        assert_eq!(std::fs::metadata(dir.path().join("x.log.1")).unwrap().len(), MAX_LOG);
+    }
+}

@@ -88,3 +88,15 @@ fn listening(log: &str) -> Option<(String, String)> {
     };
     Some((field(" registry=")?, field(" beacon=")?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::listening;
+
+    #[test]
+    fn the_line_is_found() {
+        let log = "time=1 level=INFO msg=\"x\"\ntime=2 msg=\"rendezvous listening\" registry=127.0.0.1:1 beacon=127.0.0.1:2\n";
+        assert_eq!(listening(log), Some(("127.0.0.1:1".into(), "127.0.0.1:2".into())));
+        assert_eq!(listening("nothing"), None);
+    }
+}

@@ -477,3 +477,66 @@ async fn blocking<T: Send + 'static>(
         Err(e) => fault(format!("snapshot: {e}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description() -> Description {
+        let plan = Plan {
+            exec: "/x".into(),
+            plugin_dir: None,
+            global: None,
+            maps: Maps::default(),
+            reassign: false,
+        };
+        Description { version: VERSION, hot: true, plan, nodes: Vec::new(), chains: Vec::new() }
+    }
+
+    fn saved(dir: &Path, content: &str) -> PathBuf {
+        let source = dir.join("source");
+        fs::create_dir_all(source.join("deep")).unwrap();
+        fs::write(source.join("deep/file"), content).unwrap();
+        let target = place(dir, "x").unwrap();
+        let partial = Partial::new(&target).unwrap();
+        copy_all(&[(source, "nodes/a".into())], &partial.0, None).unwrap();
+        partial.finish(&description(), &target).unwrap();
+        target
+    }
+
+    #[test]
+    fn written_checked_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = saved(dir.path(), "one");
+        assert_eq!(names(dir.path()).unwrap(), ["x"]);
+        assert_eq!(check(&path).unwrap().1.files.len(), 2);
+        saved(dir.path(), "two");
+        assert_eq!(fs::read_to_string(path.join("nodes/a/deep/file")).unwrap(), "two");
+        assert_eq!(names(dir.path()).unwrap(), ["x"]);
+        assert!(!aside(&path, "partial").exists());
+    }
+
+    #[test]
+    fn damage_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = saved(dir.path(), "one");
+        let text = |path: &Path| check(path).map(|_| ()).unwrap_err().0;
+        fs::write(path.join("nodes/a/deep/file"), "oNe").unwrap();
+        assert_eq!(text(&path), "snapshot: damaged: nodes/a/deep/file is not what manifest.json says");
+        fs::remove_file(path.join("nodes/a/deep/file")).unwrap();
+        assert!(text(&path).starts_with("snapshot: damaged: nodes/a/deep/file: "));
+        let manifest = fs::read_to_string(path.join("manifest.json")).unwrap();
+        fs::write(path.join("manifest.json"), manifest.replace("nodes/a", "../a")).unwrap();
+        assert!(text(&path).contains("is no path within the snapshot"));
+        fs::write(path.join("manifest.json"), "{").unwrap();
+        assert!(text(&path).starts_with("snapshot: damaged: manifest.json: "));
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for bad in ["", "../x", "a/b", ".."] {
+            assert_eq!(place(Path::new("/s"), bad).unwrap_err().0, format!("invalid snapshotName {bad:?}"));
+        }
+        assert_eq!(names(Path::new("/nowhere/at/all")), Ok(Vec::new()));
+    }
+}

@@ -310,3 +310,101 @@ fn mask_value(value: &mut Value) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str) -> NodeSpec {
+        NodeSpec {
+            name: name.into(),
+            exec: "/bin/host".into(),
+            plugin_dir: None,
+            config: None,
+            maps: Maps::default(),
+            networks: None,
+            port: 4711,
+            paused: false,
+        }
+    }
+
+    fn managed() -> Managed<'static> {
+        Managed {
+            state_dir: Path::new("/c/n/state"),
+            socket: Path::new("/c/n/run/pilot.sock"),
+            plugins: Path::new("/plugins"),
+            registry: "127.0.0.1:9000",
+            beacon: "127.0.0.1:9001",
+        }
+    }
+
+    #[test]
+    fn names_cannot_lead_elsewhere() {
+        for good in ["a", "node1", "A.b_c-9", &"x".repeat(64)] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", ".", "..", "../x", "a/b", "a b", "ä", "services", "runner.json", &"x".repeat(65)] {
+            assert!(check_name(bad).unwrap_err().0.starts_with("invalid node name"), "{bad:?}");
+        }
+        assert_eq!(next_name(|n| n == "node1"), "node2");
+    }
+
+    #[test]
+    fn precedence_low_to_high() {
+        let mut node = spec("Node-1");
+        node.config = Some(r#"{"node":{"public":true},"plugin":{"webhook":{"url":"http://c"}}}"#.into());
+        node.maps.chains.insert("webhook".into(), r#"{"url":"http://b","secret":"s"}"#.into());
+        let global =
+            table(json!({ "node": { "public": false, "hostname": "g" }, "log": { "level": "debug" } }));
+        let text = settings(&global, &node, &managed()).unwrap();
+        let read: toml::Table = toml::from_str(&text).unwrap();
+        assert_eq!(read["node"]["public"].as_bool(), Some(true));
+        assert_eq!(read["node"]["hostname"].as_str(), Some("g"));
+        assert_eq!(read["node"]["listen"].as_str(), Some("127.0.0.1:4711"));
+        assert_eq!(read["plugin"]["webhook"]["url"].as_str(), Some("http://c"));
+        assert_eq!(read["plugin"]["webhook"]["secret"].as_str(), Some("s"));
+        assert_eq!(read["log"]["level"].as_str(), Some("debug"));
+        assert_eq!(read["registry"]["addr"].as_str(), Some("127.0.0.1:9000"));
+        let plain = settings(&Map::new(), &spec("Node-1"), &managed()).unwrap();
+        assert!(plain.contains("hostname = \"node-1\""), "{plain}");
+    }
+
+    #[test]
+    fn what_the_runner_decides_is_refused() {
+        let refused = |text: &str| node_config(Some(text)).unwrap_err().0;
+        assert_eq!(
+            refused(r#"{"node":{"state_dir":"/"}}"#),
+            "option \"node.state_dir\" is managed by the runner"
+        );
+        assert_eq!(refused(r#"{"registry":{}}"#), "option \"registry\" is managed by the runner");
+        assert!(global_config(Some(r#"{"registry":{"addr":"x:1"}}"#)).is_ok());
+        assert!(refused("[1]").contains("not a JSON object"));
+        assert!(node_config(Some(" ")).unwrap().is_empty());
+        let files = |name: &str| Maps {
+            files: BTreeMap::from([(name.to_owned(), String::new())]),
+            ..Maps::default()
+        };
+        assert!(files("../x").checked().is_err() && files("a/b").checked().is_err());
+        assert!(files("identity.json").checked().is_err());
+        assert!(files("policy.json").checked().is_ok());
+    }
+
+    #[test]
+    fn ports_and_networks() {
+        let port = |listen: &str| wanted_port(&table(json!({ "node": { "listen": listen } })));
+        assert_eq!(port("127.0.0.1:5"), Ok(Some(5)));
+        assert_eq!(port(":5"), Ok(Some(5)));
+        assert_eq!(port("0.0.0.0:0"), Ok(None));
+        assert!(port("x").is_err());
+        assert_eq!(networks("1, 65535"), Ok(vec![1, 65535]));
+        assert_eq!(networks(""), Ok(vec![]));
+        assert!(networks("0").is_err() && networks("1,x").is_err() && networks("65536").is_err());
+    }
+
+    #[test]
+    fn secrets_are_masked() {
+        let text = mask(r#"{"a":[{"join_token":"x"}],"secret":"y","port":1}"#);
+        assert_eq!(text, r#"{"a":[{"join_token":"***"}],"secret":"***","port":1}"#);
+        assert_eq!(mask(""), "");
+    }
+}

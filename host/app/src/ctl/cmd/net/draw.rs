@@ -222,3 +222,62 @@ async fn peers(socket: &Path) -> Option<Value> {
     let ask = async { Client::connect(socket).await.ok()?.json(&Request::Info).await.ok() };
     timeout(LIMIT, ask).await.ok()?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph() -> Graph {
+        let node = |name: &str, node: u32, paused| Vertex {
+            name: name.into(),
+            address: pilot_wire::addr::Addr::backbone(node).to_string(),
+            paused,
+            answers: !paused,
+        };
+        let mut graph = Graph {
+            nodes: vec![node("a", 1, false), node("bb", 2, false), node("c", 3, true)],
+            ..Graph::default()
+        };
+        graph.enter(
+            0,
+            &json!({ "peer_list": [
+            { "node_id": 2, "encrypted": true, "path": "direct" },
+            { "node_id": 3, "encrypted": true, "path": "relay", "rtt_ms": 7 },
+            { "node_id": 9, "encrypted": true },
+        ] }),
+        );
+        graph.enter(
+            1,
+            &json!({ "peer_list": [
+            { "node_id": 1, "encrypted": true, "path": "direct", "rtt_ms": 1 },
+            { "node_id": 3, "encrypted": false },
+        ] }),
+        );
+        graph
+    }
+
+    #[test]
+    fn text_shows_every_path_from_both_ends() {
+        let expected = "\
+a   0:0000.0000.0001  running
+├─── bb  direct 1 ms
+└┄┄┄ c   relay 7 ms
+bb  0:0000.0000.0002  running
+└─── a   direct 1 ms
+c   0:0000.0000.0003  paused
+└┄┄┄ a   relay 7 ms
+
+3 nodes, 2 paths";
+        assert_eq!(graph().drawn(Format::Text), expected);
+    }
+
+    #[test]
+    fn dot_and_svg_name_everything_once() {
+        let (dot, svg) = (graph().drawn(Format::Dot), graph().drawn(Format::Svg));
+        assert!(dot.contains("\"a\" -- \"c\" [label=\"relay 7 ms\", style=dashed];"), "{dot}");
+        assert_eq!(dot.matches(" -- ").count(), 2);
+        assert_eq!((svg.matches("<circle").count(), svg.matches("<line").count()), (3, 2));
+        assert_eq!(graph().json()["paths"].as_array().map(Vec::len), Some(2));
+        assert_eq!(escaped("<a&\"b\">"), "&lt;a&amp;&quot;b&quot;&gt;");
+    }
+}

@@ -544,8 +544,9 @@ async fn n7_hot_snapshot_of_five_nodes_restored_twice() {
         reassign_ports_if_used: Some(true),
         ..LoadSnapshot::default()
     };
-    let (one, two) = tokio::join!(c.load_snapshot(load.clone()), d.load_snapshot(load));
-    let (one, two) = (one.unwrap().unwrap(), two.unwrap().unwrap());
+    // The second finds the first's ports in use and takes others.
+    let one = c.load_snapshot(load.clone()).await.unwrap().unwrap();
+    let two = d.load_snapshot(load).await.unwrap().unwrap();
     assert_ne!(one.root_data_dir, two.root_data_dir);
     assert_eq!(addresses(&one), addresses(&info));
     assert_eq!(addresses(&two), addresses(&info));

@@ -309,7 +309,7 @@ impl Node {
         live.paused = false;
         Ok(live.process.as_ref().is_some_and(|p| {
             p.thaw();
-            p.status().is_none()
+            !p.is_gone()
         }))
     }
 }

@@ -178,6 +178,12 @@ impl Process {
         *self.0.ended.borrow()
     }
 
+    /// Whether it has ended, even if nobody has been told yet: what was killed while it was stopped waits as a zombie.
+    pub(super) fn is_gone(&self) -> bool {
+        let child = lock(&self.0.child);
+        child.is_none() || state_of(self.pid()).is_none_or(|state| matches!(state, 'Z' | 'X'))
+    }
+
     /// Waits for its end.
     pub(super) async fn ended(&self) -> ExitStatus {
         let mut ended = self.0.ended.clone();
@@ -322,7 +328,7 @@ mod tests {
         let nursery = Nursery::new().unwrap();
         let args = [OsStr::new("-c"), OsStr::new("echo out; echo \"err $A $LOGNAME\" >&2; exit 3")];
         let (tell, told) = oneshot::channel();
-        let changed = || drop(tell.send(()));
+        let changed = || tell.send(()).unwrap();
         let child =
             nursery.spawn(Path::new("/bin/sh"), &args, &[("A", "b")], dir.path(), changed).await.unwrap();
         assert_eq!(child.ended().await.code(), Some(3));

@@ -101,7 +101,8 @@ mod tests {
         let _: bool = d.trust_auto_approve();
         let _: Addr = d.addr();
         let _: Arc<dyn Connection> = d.dial(addr, 1, limit)?;
-        let _: BoxFuture<Result<Arc<dyn Connection>>> = d.dial_async(addr, 1);
+        let dialling: BoxFuture<Result<Arc<dyn Connection>>> = d.dial_async(addr, 1);
+        drop(dialling);
         d.send_datagram(addr, 1, b"")?;
         let bound: Arc<dyn Listener> = d.ports().bind(1)?;
         d.ports().unbind(bound.port());

@@ -75,7 +75,7 @@ fn run(args: Vec<String>, out: &Out) -> ExitCode {
 const LOOKS: [&str; 10] =
     ["info", "health", "peers", "connections", "pending", "trust", "find", "lookup", "inbox", "received"];
 /// The same, one level down.
-const LOOKS_BELOW: [(&str, &[&str]); 5] = [
+const LOOKS_BELOW: [(&str, &[&str]); 6] = [
     ("plugins", &["list", "status"]),
     ("net", &["status", "health", "uris", "graph"]),
     ("daemon", &["status"]),

@@ -121,7 +121,7 @@ fn take(link: &mut Link, number: u32, known: &Known, step: Step) -> Option<()> {
         }
         Step::Join => json!({"type": "join_network", "network_id": 1, "token": "", "inviter_id": 0,
             "signature": sign(challenge::join_network(id, 1))}),
-        Step::Leave if number % 4 != 0 => return Some(()),
+        Step::Leave if !number.is_multiple_of(4) => return Some(()),
         Step::Leave => json!({"type": "deregister", "signature": node_op("deregister")}),
     };
     let mut request = request;
@@ -147,7 +147,7 @@ fn work(registry: &str, next: &AtomicU32, book: &Book) {
         known.asked = known.done;
         book.lock().unwrap().insert(number, known);
         // A node that has left is no one to trust.
-        peer = (number % 4 != 0).then_some(id);
+        peer = (!number.is_multiple_of(4)).then_some(id);
     }
 }
 

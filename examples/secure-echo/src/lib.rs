@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_server_with_another_key_gets_no_word() {
         let (answer, seen) = call(9);
-        assert_eq!(answer["error"], "auth: auth signature verification failed");
+        assert_eq!(answer["error"], "auth signature verification failed");
         assert!(seen.is_empty());
     }
 }

@@ -148,12 +148,9 @@ fn a_new_crate_passes_its_test_builds_and_logs_in_a_running_host() {
     let package = Path::new(made["dir"].as_str().unwrap()).to_owned();
     let target = Path::new(HOST).ancestors().nth(2).unwrap();
     for command in ["test", "build"] {
-        let output = Command::new(env!("CARGO"))
+        let output = support::nested_cargo::cargo()
             .args([command, "--quiet", "--target-dir"])
             .arg(target)
-            // As the workspace has it, so that third-party crates are not built once more.
-            .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
-            .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
             .args(["--config", "profile.dev.package.plugin-abi.opt-level = 0"])
             .current_dir(&package)
             .output()

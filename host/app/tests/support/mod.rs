@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+#[path = "../../../loader/tests/nested_cargo/mod.rs"]
+pub mod nested_cargo;
+
 /// Longest any single condition may take; generous, because a busy machine is not a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -31,7 +34,7 @@ fn built_plugins() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let profile_dir = Path::new(HOST).parent().unwrap().to_owned();
-        let mut cargo = Command::new(env!("CARGO"));
+        let mut cargo = nested_cargo::cargo();
         cargo.args(["build", "--quiet", "--target-dir"]).arg(target_dir());
         if profile_dir.ends_with("release") {
             cargo.arg("--release");
@@ -68,7 +71,7 @@ pub fn faulty(example: &str) -> PathBuf {
     static LOCK: Mutex<()> = Mutex::new(());
     let _one_at_a_time = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../loader/tests/broken-plugins/Cargo.toml");
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = nested_cargo::cargo();
     cargo.args(["build", "--quiet", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(target_dir());
     assert!(cargo.args(["--example", example]).status().unwrap().success(), "building {example} failed");
     target_dir().join(format!("debug/examples/lib{example}.so"))
@@ -80,10 +83,8 @@ pub const EVENT_STREAM_SETTINGS: &str = include_str!("../../../../examples/event
 /// Builds one of the examples and puts its library into `dir`.
 pub fn stage_example(dir: &Path, name: &str) {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name).join("Cargo.toml");
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = nested_cargo::cargo();
     cargo.args(["build", "--quiet", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(target_dir());
-    // As the workspace has it, or third-party crates would be built once more.
-    cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
     assert!(cargo.status().unwrap().success(), "building {name} failed");
     std::fs::create_dir_all(dir).unwrap();
     let library = target_dir().join(format!("debug/lib{}.so", name.replace('-', "_")));

@@ -8,11 +8,12 @@
 
 mod dataexchange;
 mod handshake;
+#[path = "../nested_cargo/mod.rs"]
+mod nested_cargo;
 mod policy;
 mod webhook;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use tempfile::TempDir;
 /// Where the libraries of the workspace are; they are built first (a no-op when they are fresh).
 static LIBRARIES: LazyLock<PathBuf> = LazyLock::new(|| {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = nested_cargo::cargo();
     cargo.args(["build", "--quiet", "--target-dir"]).arg(target);
     for name in ["dataexchange", "handshake", "policy", "webhook"] {
         cargo.args(["-p", &format!("pilot-plugin-{name}")]);

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -12,6 +11,9 @@ use pilot_loader::{LoadError, Loaded, Loader, LoaderConfig, OpenVia, TrustPolicy
 use plugin_abi::Daemon;
 use plugin_abi::test_kit::FakeDaemon;
 use tempfile::TempDir;
+
+#[path = "../nested_cargo/mod.rs"]
+mod nested_cargo;
 
 /// The library of one example in `broken-plugins/examples`.
 pub fn library(example: &str) -> PathBuf {
@@ -52,17 +54,14 @@ pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &st
     // One at a time: cargo would wait for its lock anyway, and say so in the middle of other tests.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
-    let output = Command::new(env!("CARGO"))
+    let output = nested_cargo::cargo()
         .args(["build", "--quiet", "--manifest-path"])
         .arg(manifest)
         .arg("--target-dir")
         .arg(target())
         .args(arguments)
         .args(test_target().iter().flat_map(|triple| ["--target", triple]))
-        // As the workspace has it, or third-party crates would be built once more; plugin-abi is built anew in any case,
-        // and without optimisation that takes half as long.
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
-        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
+        // plugin-abi is built anew in any case, and without optimisation that takes half as long.
         .args(["--config", "profile.dev.package.plugin-abi.opt-level = 0"])
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .envs(environment.iter().copied())

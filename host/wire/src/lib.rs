@@ -27,6 +27,7 @@ mod split;
 pub mod addr;
 pub mod beacon;
 pub mod blueprint;
+pub mod compat;
 pub mod dataexchange;
 pub mod eventstream;
 pub mod goduration;

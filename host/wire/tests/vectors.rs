@@ -16,6 +16,8 @@ mod registry;
 mod secure;
 #[path = "by_area/tunnel.rs"]
 mod tunnel;
+#[path = "by_area/wss.rs"]
+mod wss;
 #[path = "by_area/zap.rs"]
 mod zap;
 
@@ -26,12 +28,13 @@ fn vectors() {
     let mut replay = pilot_wire::secure::ReplayStore::new();
     pilot_vectors::run(
         "pilot-wire",
-        &["packet", "beacon", "registry", "dataexchange", "blueprint", "zap", "secure"],
+        &["packet", "beacon", "registry", "dataexchange", "blueprint", "zap", "secure", "wss"],
         |area, entry| match area {
             "packet" => packet::check(entry),
             "beacon" => beacon::check(entry),
             "blueprint" => blueprint::check(entry),
             "zap" => zap::check(entry),
+            "wss" => wss::check(entry),
             "secure" => secure::check(entry, &mut replay),
             "dataexchange" => dataexchange::check(entry),
             _ => registry::check(entry),

@@ -21,6 +21,7 @@ mod settings;
 mod state;
 mod store;
 
+pub use beacon::bridge::{Clients, bridge_addr, bridged_node};
 pub use beacon::{Beacon, Moment};
 pub use registry::{Claim, FrameReply, Proof, ProofMemory, Registry, Reply, Snapshot, Stats};
 pub use settings::{BeaconSettings, Settings};

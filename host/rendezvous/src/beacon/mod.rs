@@ -10,6 +10,7 @@
 //! answered but not stored, so it can never be a target; and a punch request cannot move a node's endpoint more often than
 //! a Discover can.
 
+pub(crate) mod bridge;
 mod limits;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use pilot_wire::beacon::{
 
 use crate::key::PublicKey;
 use crate::settings::BeaconSettings;
+use bridge::{bridge_addr, bridged_node};
 use limits::{PunchLimit, RelayLimit};
 
 /// The present moment on both clocks.
@@ -61,6 +63,8 @@ struct Neighbour {
 pub struct Beacon {
     settings: BeaconSettings,
     nodes: BTreeMap<u32, Entry>,
+    /// Nodes that are connected over a WebSocket, proved by their keys.
+    bridged: BTreeSet<u32>,
     gossip: BTreeMap<u32, SocketAddr>,
     neighbours: BTreeMap<SocketAddr, Neighbour>,
     relay_limit: RelayLimit,
@@ -84,6 +88,7 @@ impl Beacon {
             ),
             settings,
             nodes: BTreeMap::new(),
+            bridged: BTreeSet::new(),
             gossip: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -106,7 +111,19 @@ impl Beacon {
         known_key: impl FnOnce(u32) -> Option<[u8; 32]>,
         send: &mut dyn FnMut(SocketAddr, &[u8]),
     ) {
-        match decode(datagram) {
+        let message = decode(datagram);
+        if let Some(own) = bridged_node(from) {
+            // The pipe says who it is; a client speaks for itself only, and a hole cannot be punched into a pipe.
+            let honest = match message {
+                Ok(Message::Discover { node, .. } | Message::DiscoverEx { node, .. }) => node == own,
+                Ok(Message::Relay { sender, .. }) => sender == own,
+                _ => false,
+            };
+            if !honest || !self.bridged.contains(&own) {
+                return;
+            }
+        }
+        match message {
             Ok(Message::Discover { node, key }) => self.discover(now, from, node, key, false, send),
             Ok(Message::DiscoverEx { node, key }) => self.discover(now, from, node, key, true, send),
             Ok(Message::PunchRequest { requester, target, grant }) => {
@@ -182,7 +199,8 @@ impl Beacon {
         send: &mut dyn FnMut(SocketAddr, &[u8]),
     ) {
         let full = !self.learn(now.elapsed, from, node);
-        if full {
+        // Over a WebSocket there is no endpoint to tell.
+        if full || bridged_node(from).is_some() {
             return;
         }
         if let Some(entry) = self.nodes.get_mut(&node).filter(|e| e.endpoint == from) {
@@ -232,6 +250,9 @@ impl Beacon {
         }
         self.learn(now.elapsed, from, requester);
         let Some(peer) = self.nodes.get(&target).map(|entry| entry.endpoint) else { return };
+        if bridged_node(peer).is_some() {
+            return;
+        }
         for (to, other) in [(from, peer), (peer, from)] {
             self.scratch.clear();
             Message::PunchCommand { peer: other }.encode(&mut self.scratch);
@@ -267,16 +288,14 @@ impl Beacon {
         if !self.is_unlimited(from) && !self.relay_limit.take(now.elapsed, from) {
             return;
         }
-        if let Some(entry) = self.nodes.get(&dest) {
+        if self.bridged.contains(&dest) {
+            deliver(datagram, sender, bridge_addr(dest), send);
+        } else if let Some(entry) = self.nodes.get(&dest).filter(|e| bridged_node(e.endpoint).is_none()) {
             if entry.names_dest {
                 datagram[0] = RELAY_DELIVER_DEST;
                 send(entry.endpoint, datagram);
             } else {
-                // The delivery's header is four bytes shorter, so it begins inside the relay's.
-                let cut = beacon::RELAY_HEADER_LEN - beacon::RELAY_DELIVER_HEADER_LEN;
-                let delivery = &mut datagram[cut..];
-                delivery[..beacon::RELAY_DELIVER_HEADER_LEN].copy_from_slice(&relay_deliver_header(sender));
-                send(entry.endpoint, delivery);
+                deliver(datagram, sender, entry.endpoint, send);
             }
         } else if let Some(neighbour) = self.gossip.get(&dest).filter(|n| **n != from) {
             // Not back to where it came from: two beacons that each believe the other has it would play ping-pong.
@@ -326,4 +345,13 @@ impl Beacon {
     fn is_unlimited(&self, from: SocketAddr) -> bool {
         self.settings.unlimited.contains(&from.ip())
     }
+}
+
+/// Turns a relay message into its delivery, in place.
+fn deliver(datagram: &mut [u8], sender: u32, to: SocketAddr, send: &mut dyn FnMut(SocketAddr, &[u8])) {
+    // The delivery's header is four bytes shorter, so it begins inside the relay's.
+    let cut = beacon::RELAY_HEADER_LEN - beacon::RELAY_DELIVER_HEADER_LEN;
+    let delivery = &mut datagram[cut..];
+    delivery[..beacon::RELAY_DELIVER_HEADER_LEN].copy_from_slice(&relay_deliver_header(sender));
+    send(to, delivery);
 }

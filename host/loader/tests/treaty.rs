@@ -14,17 +14,28 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use pilot_loader::Code;
+use pilot_loader::{Code, PluginState};
 use plugin_abi::Daemon;
 use sha2::{Digest, Sha256};
 
 use rack::{Rack, build_with, library, root, target};
 
-/// An edit: file below `plugin-abi/src`, text that is there once, text instead.
+/// An edit: file below `plugin-abi/src`, or [`MANIFEST`]; text that is there once, text instead.
 type Edit = (&'static str, &'static str, &'static str);
 
-/// Methods appended to both sides; the plugin's node id is what its host's (missing) new method says.
+/// plugin-abi's own Cargo.toml.
+const MANIFEST: &str = "Cargo.toml";
+
+/// Methods appended to both sides; the plugin's node id is what its host's (missing) new method says. And what does not
+/// matter: the next minor version, and another name for a parameter.
 const NEWER: &[Edit] = &[
+    (MANIFEST, "\nversion = \"1.1.0\"", "\nversion = \"1.2.0\""),
+    ("abi/mod.rs", "ABI_MINOR: u16 = 1;", "ABI_MINOR: u16 = 2;"),
+    (
+        "abi/traits.rs",
+        "fn unbind(&self, port: u16) -> AbiResult<()>;",
+        "fn unbind(&self, number: u16) -> AbiResult<()>;",
+    ),
     (
         "abi/traits.rs",
         "fn sleep(&self, duration_ms: u64) -> AbiResult<FfiFuture<()>>;",
@@ -72,6 +83,46 @@ const OTHER_STRUCT: &[Edit] = &[
         "Ok(WebhookCounters { dropped, circuit_skips })",
         "Ok(WebhookCounters { dropped, circuit_skips, late: 0 })",
     ),
+];
+
+/// A method takes one argument more.
+const OTHER_ARGUMENT: &[Edit] = &[
+    (
+        "abi/traits.rs",
+        "fn remove_peer(&self, node: u32) -> AbiResult<()>;",
+        "fn remove_peer(&self, node: u32, now: bool) -> AbiResult<()>;",
+    ),
+    (
+        "bridge/stream.rs",
+        "fn remove_peer(&self, node: u32) -> AbiResult<()> {",
+        "fn remove_peer(&self, node: u32, _now: bool) -> AbiResult<()> {",
+    ),
+    ("bridge/stream.rs", "(), |t| t.remove_peer(node));", "(), |t| t.remove_peer(node, true));"),
+];
+
+/// Two methods have changed places.
+const OTHER_ORDER: &[Edit] = &[(
+    "abi/traits.rs",
+    "fn id(&self) -> AbiResult<u32>;\n    fn info(&self) -> AbiResult<ConnInfo>;",
+    "fn info(&self) -> AbiResult<ConnInfo>;\n    fn id(&self) -> AbiResult<u32>;",
+)];
+
+/// A field of a value struct has another name, and the same type and place.
+const OTHER_FIELD: &[Edit] = &[
+    ("abi/values.rs", "pub circuit_skips: u64,", "pub skipped: u64,"),
+    (
+        "bridge/services.rs",
+        "Ok(WebhookCounters { dropped, circuit_skips })",
+        "Ok(WebhookCounters { dropped, skipped: circuit_skips })",
+    ),
+    ("bridge/services.rs", "circuit_skips: c.circuit_skips }", "circuit_skips: c.skipped }"),
+];
+
+/// The next major version of the same interface.
+const OTHER_MAJOR: &[Edit] = &[
+    (MANIFEST, "\nversion = \"1.1.0\"", "\nversion = \"2.0.0\""),
+    ("abi/mod.rs", "ABI_MAJOR: u16 = 1;", "ABI_MAJOR: u16 = 2;"),
+    ("abi/mod.rs", "ABI_MINOR: u16 = 1;", "ABI_MINOR: u16 = 0;"),
 ];
 
 /// What the witness logs on the daemon of [`frozen/host.rs`](frozen/host.rs), whichever treaty either side was built for.
@@ -150,36 +201,87 @@ fn plugins_of_several_treaties_live_in_one_host() {
     }
 }
 
-#[test]
-fn a_changed_signature_is_refused_both_ways() {
-    let other = Variant::make("other-return", OTHER_RETURN);
-    let error = Rack::new().copy(&other.plugin(), "p.so").load().unwrap_err();
-    let refusal = &error.refusals[0];
-    assert_eq!(refusal.code, Code::OtherLayout);
-    assert!(refusal.reason.contains("expected u32, found u64"), "{error}");
-    assert!(refusal.reason.contains("(at create.init.node_id"), "{error}");
-    for old in [frozen(), today()] {
-        for (refused, difference) in
-            [(other.run(old), "expected u64, found u32"), (old.run(&other), "expected u32, found u64")]
-        {
-            assert!(refused.starts_with("refused: other interface layout: "), "{refused}");
-            // The summary names one difference; the release has others as well.
-            assert!(refused.contains(difference) || old.name == "frozen", "{refused}");
-        }
-    }
-}
+/// An interface that is refused: what it is called, its edits, the refusal of its plugin in this host, and the words of
+/// its own host about a plugin of today.
+type Refused = (&'static str, &'static [Edit], Code, &'static str, &'static str);
+
+/// Two that always run; the other four are built for the long tests (`PILOT_LONG=1`).
+const REFUSED: [Refused; 6] = [
+    (
+        "other-argument",
+        OTHER_ARGUMENT,
+        Code::OtherLayout,
+        "(at create.init.tunnels.remove_peer)",
+        "too many fields, expected 4, found 3 (at create.init.tunnels.remove_peer)",
+    ),
+    (
+        "other-struct",
+        OTHER_STRUCT,
+        Code::OtherLayout,
+        "incompatible type size, expected 16, found 24 (at create.init.register_webhook_manager.stats)",
+        "expected 24, found 16",
+    ),
+    (
+        "other-return",
+        OTHER_RETURN,
+        Code::OtherLayout,
+        "expected u32, found u64 (at create.init.node_id",
+        "expected u64, found u32",
+    ),
+    (
+        "other-order",
+        OTHER_ORDER,
+        Code::OtherLayout,
+        "other interface layout: ",
+        "refused: other interface layout: ",
+    ),
+    (
+        "other-field",
+        OTHER_FIELD,
+        Code::OtherLayout,
+        "other interface layout: ",
+        "refused: other interface layout: ",
+    ),
+    (
+        "other-major",
+        OTHER_MAJOR,
+        Code::OtherTreaty,
+        "built for treaty 2, this host speaks treaty 1.",
+        "refused: ",
+    ),
+];
 
 #[test]
-fn a_longer_value_struct_is_refused_both_ways() {
-    let other = Variant::make("other-struct", OTHER_STRUCT);
-    let error = Rack::new().copy(&other.plugin(), "p.so").load().unwrap_err();
-    let refusal = &error.refusals[0];
-    assert_eq!(refusal.code, Code::OtherLayout);
-    let text =
-        "incompatible type size, expected 16, found 24 (at create.init.register_webhook_manager.stats)";
-    assert!(refusal.reason.contains(text), "{error}");
-    let refused = other.run(frozen());
-    assert!(refused.starts_with("refused: ") && refused.contains("expected 24, found 16"), "{refused}");
+fn a_changed_interface_is_refused_both_ways_and_costs_the_host_nothing() {
+    let long = std::env::var_os("PILOT_LONG").is_some();
+    let rack = Rack::new().put("good", "good.so");
+    let loaded = rack.load().unwrap();
+    for (name, edits, code, words, of_its_host) in &REFUSED[..if long { REFUSED.len() } else { 2 }] {
+        let other = Variant::make(name, edits);
+        std::fs::copy(other.plugin(), rack.dir().join("witness.so")).unwrap();
+        let error = loaded.start("witness").unwrap_err();
+        assert_eq!(error.code(), code.as_str(), "{name}: {error}");
+        assert!(error.to_string().contains(words), "{name}: {error}");
+        println!("{name}: {error}");
+        assert_eq!(rack.started(), ["good"], "{name}: nothing of it was called");
+        for old in [frozen(), today()] {
+            // The summary names one difference; the release has others as well.
+            let (refused, of_old) = (other.run(old), old.run(&other));
+            println!("  its host, {} plugin: {refused}  {} host: {of_old}", old.name, old.name);
+            assert!(
+                refused.starts_with("refused: ") && of_old.starts_with("refused: "),
+                "{name}: {refused}{of_old}"
+            );
+            assert!(refused.contains(of_its_host) || old.name == "frozen", "{name}: {refused}");
+        }
+    }
+    // The host goes on, with what it had and with what fits.
+    assert_eq!(loaded.plugin("good").unwrap().state, PluginState::Running);
+    std::fs::copy(frozen().plugin(), rack.dir().join("witness.so")).unwrap();
+    loaded.start("witness").unwrap();
+    rack.daemon("witness").wait_for_log("seen all").unwrap();
+    loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
+    rack.daemon("good").wait_for_log("stopped").unwrap();
 }
 
 /// Nothing with Rust's own layout crosses the border: a plugin whose every such layout is shuffled works all the same.
@@ -284,7 +386,8 @@ impl Variant {
 
 /// Copies sources and applies the edits; a text that is not there exactly once is a mistake in this test.
 fn copy_tree(from: &Path, to: &Path, edits: &[Edit]) {
-    copy(&from.join("Cargo.toml"), &to.join("Cargo.toml"));
+    let manifest = std::fs::read_to_string(from.join(MANIFEST)).unwrap();
+    write(&to.join(MANIFEST), &edited(manifest, Path::new(MANIFEST), edits));
     if from.join("build.rs").exists() {
         copy(&from.join("build.rs"), &to.join("build.rs"));
     }
@@ -299,13 +402,17 @@ fn copy_sources(from: &Path, to: &Path, below: &Path, edits: &[Edit]) {
             copy_sources(from, to, &inner, edits);
             continue;
         }
-        let mut text = std::fs::read_to_string(entry.path()).unwrap();
-        for (_, old, new) in edits.iter().filter(|e| Path::new(e.0) == inner) {
-            assert_eq!(text.matches(old).count(), 1, "{} must have once: {old}", inner.display());
-            text = text.replace(old, new);
-        }
-        write(&to.join(&inner), &text);
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        write(&to.join(&inner), &edited(text, &inner, edits));
     }
+}
+
+fn edited(mut text: String, path: &Path, edits: &[Edit]) -> String {
+    for (_, old, new) in edits.iter().filter(|e| Path::new(e.0) == path) {
+        assert_eq!(text.matches(old).count(), 1, "{} must have once: {old}", path.display());
+        text = text.replace(old, new);
+    }
+    text
 }
 
 fn copy(from: &Path, to: &Path) {

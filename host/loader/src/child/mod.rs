@@ -19,7 +19,8 @@
 //!
 //! # Atomics
 //!
-//! Who reads next is settled by counters alone: `turns.rs`, which says why nobody's turn is ever lost. The other atomics of this crate guard no data. They are flags that go one way once (a session is down, a
+//! Who reads next is settled by counters alone: `turns.rs`, which says why nobody's turn is ever lost (loom checks it:
+//! `tests/turns-model`). The other atomics of this crate guard no data. They are flags that go one way once (a session is down, a
 //! plugin is being stopped), set with `Release` after what explains them was written (or under the lock of what they
 //! close) and read with `Acquire`, where seeing one late costs one more turn of a loop whose next wait ends at once
 //! because the socket or the condition variable was closed as well; and numbers (calls being served, bytes of them,

@@ -5,7 +5,7 @@
 //! that takes it.** A waiting thread is counted before it waits and is taken off the count only by itself, when it has the
 //! reader ([`took`](Turns::took)). So while one thread holds the reader the number cannot fall, and what that thread sees
 //! above zero stays above zero until it lets go. For that the number must never be higher than the waiting threads, not for
-//! a moment: [`rejoin`](Turns::rejoin) looks and counts in one step.
+//! a moment: [`rejoin`](Turns::rejoin) looks and counts in one step. `tests/turns-model` has loom run this very file through its interleavings.
 
 use super::atomic::{AtomicUsize, Ordering};
 

@@ -186,6 +186,149 @@ fn without_a_voucher_nothing_is_started_where_that_is_enforced() {
     house.is_well();
 }
 
+/// By the operator's key: a good signature is enough, and a wrong one is fatal whatever else is said.
+#[test]
+fn a_wrong_signature_is_refused_by_a_running_host() {
+    let dir = temp_dir();
+    let tool = |args: &[&str]| {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_pilot-host"))
+            .arg("plugin")
+            .args(args)
+            .arg("--json")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice::<Value>(&out.stdout).unwrap()
+    };
+    let [key, stranger] = ["key", "stranger"].map(|n| dir.path().join(n).to_str().unwrap().to_owned());
+    let public = tool(&["keygen", &key])["key"].as_str().unwrap().to_owned();
+    tool(&["keygen", &stranger]);
+    let own = dir.path().join("own");
+    stage(&own, &["handshake"]);
+    let allowed = sha256(&own.join("handshake.so"));
+    let good = std::fs::read(faulty("good")).unwrap();
+    let good_hash = sha256(&faulty("good"));
+    for (mode, allow) in [("enforce", ""), ("warn", ""), ("enforce", good_hash.as_str())] {
+        let house = House::new(&format!(
+            "[plugins]\ntrust = \"{mode}\"\ntrusted_keys = [\"{public}\"]\nallow = [\"{allowed}\"{}]\n",
+            if allow.is_empty() { String::new() } else { format!(", \"{allow}\"") }
+        ));
+        let file = house.plugins.join("good.so");
+        let signature = house.plugins.join("good.so.sig");
+        std::fs::write(&file, &good).unwrap();
+        tool(&["sign", file.to_str().unwrap(), "--key", &key]);
+        house.host.ok(&["plugins", "start", "good"]);
+        assert_eq!(house.status("good")["trust"], format!("signed by {public}"));
+        let line = std::fs::read_to_string(&signature).unwrap();
+        let refused = |what: &str| {
+            let failure = house.host.fails(&["plugins", "reload", "good"]);
+            let text = failure["message"].as_str().unwrap();
+            assert_eq!(code_of(&failure), "bad-signature", "{mode}, {what}: {text}");
+            println!("{mode}, {what}: {text}");
+            assert_eq!(house.status("good")["state"], "running", "the one that was good goes on");
+            house.is_well();
+        };
+        // The last digit of the signature.
+        let (most, last) = line.trim_end().split_at(line.trim_end().len() - 1);
+        let other = if last == "0" { '1' } else { '0' };
+        std::fs::write(&signature, format!("{most}{other}\n")).unwrap();
+        refused("one digit changed");
+        std::fs::write(&signature, "ed25519 00 00\n").unwrap();
+        refused("no signature at all");
+        std::fs::write(&signature, &line).unwrap();
+        let longer = [&good[..], b"x"].concat();
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, &longer).unwrap();
+        refused("another file");
+        // Put right again; and what somebody else signed well is signed by nobody.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, &good).unwrap();
+        house.host.ok(&["plugins", "reload", "good"]);
+        std::fs::remove_file(&signature).unwrap();
+        tool(&["sign", file.to_str().unwrap(), "--key", &stranger]);
+        match (mode, allow) {
+            ("enforce", "") => {
+                assert_eq!(code_of(&house.host.fails(&["plugins", "reload", "good"])), "not-trusted");
+            }
+            (_, allow) => {
+                house.host.ok(&["plugins", "reload", "good"]);
+                let by = if allow.is_empty() { "unvouched" } else { "allow-listed" };
+                assert_eq!(house.status("good")["trust"], by);
+            }
+        }
+        house.is_well();
+    }
+}
+
+/// Readers of events that panic over what they read: the daemon goes on, other readers get everything, the books are
+/// kept, and the plugin is still there.
+#[test]
+fn sinks_that_panic_are_counted_and_harm_nobody() {
+    let house = House::new(&format!(
+        "[plugins]\nquarantine_after = 0\n[plugins.settings.chameleon.capabilities]\n{ALL}"
+    ));
+    house.chameleon("sink test.sink\nsink test.*\npublish test.sink 3");
+    eventually("both panics", || (house.status("chameleon")["panics"] == 2).then_some(()));
+    let status = house.status("chameleon");
+    assert_eq!((&status["state"], &status["starts"]), (&"running".into(), &1.into()), "{status}");
+    let faults = status["recent_faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 2, "{status}");
+    assert!(
+        faults.iter().all(|f| f["text"].as_str().unwrap().contains("cannot stand test.sink")),
+        "{status}"
+    );
+    assert_eq!(house.host.ok(&["info"])["plugin_panics"]["chameleon"], 2);
+    let read = house.host.ok(&["events", "--topic", "test.sink"])["events"].clone();
+    let numbers: Vec<_> = read.as_array().unwrap().iter().map(|e| e["payload"]["i"].clone()).collect();
+    assert_eq!(numbers, [0, 1, 2], "what others read is complete");
+    house.is_well();
+    // The same again: counted on, over a restart of the plugin.
+    house.host.ok(&["plugins", "restart", "chameleon"]);
+    eventually("two more", || (house.status("chameleon")["panics"] == 4).then_some(()));
+    assert_eq!(house.host.ok(&["plugins", "stop", "chameleon"])["state"], "stopped");
+    house.is_well();
+}
+
+/// Lines below the host's level are not even put together in the plugin, and the level may change while it runs.
+#[test]
+fn the_level_of_the_log_reaches_into_a_running_plugin() {
+    let dir = temp_dir();
+    let rendezvous = Rendezvous::start();
+    let plugins = dir.path().join("plugins");
+    stage_faulty(&plugins, "chameleon");
+    let file = dir.path().join("pilot.toml");
+    let level = |level: &str| {
+        let text = format!("[log]\nlevel = \"{level}\"\n[plugins]\nlog_rate = 1000\n");
+        std::fs::write(&file, text).unwrap();
+    };
+    level("info");
+    std::fs::create_dir_all(dir.path().join("host")).unwrap();
+    std::fs::write(dir.path().join("host/chameleon.do"), "whisper").unwrap();
+    let host =
+        Host::start_with(dir.path(), "host", &rendezvous, &plugins, &["--config", file.to_str().unwrap()]);
+    let said = |n: usize, heard: bool| {
+        let lines = eventually("the plugin to notice", || {
+            let lines = host.process.lines_with("msg=whispers");
+            (lines.len() >= n).then_some(lines)
+        });
+        assert!(lines[n - 1].contains(&format!("\\\"heard\\\":{heard}")), "{}", lines[n - 1]);
+    };
+    said(1, false);
+    assert_eq!(host.process.lines_with("msg=whisper ").len(), 0);
+    level("info,plugin=debug");
+    host.process.signal("-HUP");
+    said(2, true);
+    host.process.wait_line("msg=whisper ");
+    level("info");
+    host.process.signal("-HUP");
+    said(3, false);
+    host.ok(&["plugins", "stop", "chameleon"]);
+    let put_together = host.process.wait_line("msg=whispered");
+    let came = host.process.lines_with("msg=whisper ").len();
+    assert!(put_together.contains(&format!("\\\"put_together\\\":{came}}}")), "{came} lines, {put_together}");
+    assert_eq!(host.ok(&["health"])["status"], "ok");
+}
+
 /// Panics in every place that the host or the plugin itself can contain, then a plugin that hangs at both ends.
 #[test]
 fn faults_of_a_running_plugin_cost_the_daemon_nothing() {

@@ -202,6 +202,40 @@ impl Chameleon {
                     tracing::info!(i, "chatter");
                 }
             }
+            // A reader of events that panics over its first one.
+            "sink" => {
+                let events = daemon.bus().subscribe(word(1));
+                held.threads.push(spawn_thread(daemon.clone(), "sink", move || {
+                    loop {
+                        match events.recv(Duration::from_millis(100)) {
+                            Ok(Some(event)) => panic!("cannot stand {}", event.topic),
+                            Ok(None) => {}
+                            Err(_) => return,
+                        }
+                    }
+                })?);
+            }
+            // Low-level lines all the time; says whether they are even put together, whenever that changes.
+            "whisper" => {
+                let stop = held.stop.clone();
+                held.threads.push(spawn_thread(daemon.clone(), "whisper", move || {
+                    let (mut put_together, mut heard) = (0_u64, None);
+                    while !stop.load(Ordering::Acquire) {
+                        let before = put_together;
+                        let mut count = || {
+                            put_together += 1;
+                            put_together
+                        };
+                        tracing::debug!(i = count(), "whisper");
+                        let now = put_together > before;
+                        if heard.replace(now) != Some(now) {
+                            tracing::info!(heard = now, "whispers");
+                        }
+                        std::thread::park_timeout(Duration::from_millis(20));
+                    }
+                    tracing::info!(put_together, "whispered");
+                })?);
+            }
             "" => {}
             other => return Err(Error::invalid(format!("what is {other:?}?"))),
         }

@@ -1,7 +1,8 @@
-//! TLS for the registry's TCP connections (registry.md section 5): rustls with ring, nothing else.
+//! TLS for the registry's and the compat transport's TCP connections (registry.md section 5, wss.md section 1): rustls
+//! with ring, nothing else.
 //!
 //! A server shows a certificate from files or makes one for itself; either way clients may pin it by its fingerprint, the
-//! SHA-256 of the leaf certificate's DER in lower-case hex. Used by `rendezvous` and `registry_client`.
+//! SHA-256 of the leaf certificate's DER in lower-case hex. Used by `rendezvous`, `registry_client` and `compat`.
 
 use std::fmt;
 use std::fs;
@@ -200,7 +201,7 @@ impl ClientTls {
             return Err(TlsError::Fingerprint(fingerprint.to_owned()));
         }
         let provider = provider();
-        let verifier = Pin { want, provider: provider.clone() };
+        let verifier = Pin { want: Some(want), provider: provider.clone() };
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(unusable)?
@@ -227,15 +228,54 @@ impl ClientTls {
         Ok(ClientTls(Arc::new(config)))
     }
 
+    /// Servers whose certificate leads to one of the system's roots; `SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured. Looked
+    /// up at each call. A system without roots is an error, not a client that believes nobody.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`].
+    pub fn system() -> Result<Self, TlsError> {
+        let found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        // Systems carry certificates that nobody can use; the others count.
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let why = found.errors.first().map(|e| format!(": {e}")).unwrap_or_default();
+            return Err(TlsError::Unusable(format!(
+                "the system has no root certificates{why}; install ca-certificates, or set SSL_CERT_FILE"
+            )));
+        }
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(ClientTls(Arc::new(config)))
+    }
+
+    /// Any server. Only for finding out what is there; nothing that matters may be said to it.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`].
+    pub(crate) fn unverified() -> Result<Self, TlsError> {
+        let provider = provider();
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Pin { want: None, provider }))
+            .with_no_client_auth();
+        Ok(ClientTls(Arc::new(config)))
+    }
+
     pub(crate) fn connector(&self) -> TlsConnector {
         TlsConnector::from(self.0.clone())
     }
 }
 
-/// Accepts one certificate.
+/// Accepts one certificate, or any.
 #[derive(Debug)]
 struct Pin {
-    want: String,
+    want: Option<String>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -248,14 +288,12 @@ impl ServerCertVerifier for Pin {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(want) = &self.want else { return Ok(ServerCertVerified::assertion()) };
         let got = fingerprint(end_entity);
-        if got == self.want {
+        if got == *want {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(rustls::Error::General(format!(
-            "certificate fingerprint mismatch: got {got}, want {}",
-            self.want
-        )))
+        Err(rustls::Error::General(format!("certificate fingerprint mismatch: got {got}, want {want}")))
     }
 
     fn verify_tls12_signature(

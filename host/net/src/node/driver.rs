@@ -1,7 +1,7 @@
 //! The thread that owns the engine: datagrams in, commands in, stream bytes both ways, datagrams out, one timer.
 //!
 //! Each turn does a bounded amount of every kind of work, so no source can starve the others. Between turns it sleeps in
-//! one `ppoll` on the socket and on what wakes it ([`Waker`]); what a turn received is answered before it looks again.
+//! one `ppoll` on the underlay and on what wakes it ([`Waker`]); what a turn received is answered before it looks again.
 
 use std::collections::HashMap;
 use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::pipe::{Dirty, End, Pipe};
+use super::underlay::Underlay;
 use super::waker::Waker;
 use super::{BindError, ConnInfo, Datagram, DialError, SendError, Signal, Stream};
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::queue::Queue;
-use crate::udp::Udp;
 
 /// Receive batches handled before other work gets its turn.
 const RECEIVE_BATCHES: usize = 8;
@@ -62,7 +62,7 @@ pub(super) enum Command {
 /// What a driver is made of.
 pub(super) struct Parts {
     pub(super) engine: Engine,
-    pub(super) udp: Udp,
+    pub(super) underlay: Underlay,
     pub(super) clock: Clock,
     pub(super) bus: Bus,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -91,7 +91,7 @@ pub(super) struct Driver {
     unsent: Option<Unsent>,
     /// Work was left because a turn's bound was reached, or is to be expected at once.
     more: bool,
-    /// The socket may have something to read.
+    /// The underlay may have something to read.
     readable: bool,
     /// Somebody woke us, so that commands, streams and abandoned dials are to be looked at.
     called: bool,
@@ -152,12 +152,10 @@ impl Driver {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: wait.subsec_nanos().into(),
         };
-        let socket = match self.unsent {
-            Some(_) => PollFlags::IN | PollFlags::OUT,
-            None => PollFlags::IN,
-        };
-        let (udp, waker) = (self.parts.udp.as_fd(), self.parts.waker.as_fd());
-        let mut fds = [PollFd::from_borrowed_fd(udp, socket), PollFd::from_borrowed_fd(waker, PollFlags::IN)];
+        let interest = self.parts.underlay.interest(self.unsent.is_some());
+        let (underlay, waker) = (self.parts.underlay.as_fd(), self.parts.waker.as_fd());
+        let mut fds =
+            [PollFd::from_borrowed_fd(underlay, interest), PollFd::from_borrowed_fd(waker, PollFlags::IN)];
         // An interrupted sleep is a short one.
         let _ = poll(&mut fds, Some(&wait));
         self.readable = !fds[0].revents().is_empty();
@@ -188,7 +186,7 @@ impl Driver {
     fn receive(&mut self) {
         for batch in 1..=RECEIVE_BATCHES {
             let (now, engine) = (self.now, &mut self.parts.engine);
-            match self.parts.udp.receive(|from, data| engine.handle_datagram(now, from, data)) {
+            match self.parts.underlay.receive(|from, data| engine.handle_datagram(now, from, data)) {
                 Ok(got) => {
                     if got.datagrams >= BUSY {
                         self.more = true;
@@ -199,7 +197,7 @@ impl Driver {
                     }
                 }
                 Err(e) => {
-                    warn!(error = %e, "receiving from the tunnel socket failed");
+                    warn!(error = %e, "receiving failed");
                     return;
                 }
             }
@@ -475,7 +473,7 @@ impl Driver {
     }
 
     fn transmit(&mut self) {
-        let segments = self.parts.udp.max_gso_segments();
+        let segments = self.parts.underlay.max_gso_segments();
         for _ in 0..TRANSMITS {
             if self.unsent.is_none() {
                 self.out.clear();
@@ -484,7 +482,7 @@ impl Driver {
                 self.unsent = Some(Unsent { to: t.to, segment_size: t.segment_size });
             }
             let Some(Unsent { to, segment_size }) = self.unsent else { return };
-            match self.parts.udp.send(to, &self.out, segment_size) {
+            match self.parts.underlay.send(to, &self.out, segment_size) {
                 Ok(true) => self.unsent = None,
                 Ok(false) => return,
                 Err(e) => {

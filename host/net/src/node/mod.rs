@@ -1,4 +1,4 @@
-//! One node on the network: an engine, its UDP socket and the thread that drives both. [`Node`] is the handle that the
+//! One node on the network: an engine, what carries its datagrams ([`Underlay`]) and the thread that drives both. [`Node`] is the handle that the
 //! local socket, the plugins and the host share.
 //!
 //! The driver owns the engine and a thread of its own, so that no packet waits for a scheduler of tasks; everybody else
@@ -7,6 +7,7 @@
 
 mod driver;
 mod pipe;
+mod underlay;
 mod waker;
 
 use std::net::SocketAddr;
@@ -22,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::queue::Queue;
-use crate::udp::Udp;
 use driver::{Command, Driver};
 use pipe::{Dirty, Pipe};
+pub use underlay::Underlay;
 use waker::Waker;
 
 /// Commands that may wait for the driver; senders then wait.
@@ -191,12 +192,20 @@ pub struct NodeFeeds {
 }
 
 impl Node {
-    /// Starts the driver of `engine` on `udp`, on a thread of its own. Must be called inside the runtime.
+    /// Starts the driver of `engine` on `underlay` (a [`Udp`](crate::udp::Udp) socket, or the
+    /// [`Datagrams`](crate::compat::Datagrams) of the compat transport), on a thread of its own. Must be called inside the
+    /// runtime.
     ///
     /// # Errors
-    /// When the socket has no local address, or the system gives no descriptor or thread.
-    pub fn spawn(engine: Engine, udp: Udp, clock: Clock, bus: Bus) -> std::io::Result<(Node, NodeFeeds)> {
-        let local_addr = udp.local_addr()?;
+    /// When a socket has no local address, or the system gives no descriptor or thread.
+    pub fn spawn(
+        engine: Engine,
+        underlay: impl Into<Underlay>,
+        clock: Clock,
+        bus: Bus,
+    ) -> std::io::Result<(Node, NodeFeeds)> {
+        let underlay = underlay.into();
+        let local_addr = underlay.local_addr()?;
         let (queue, command_rx) = mpsc::channel(COMMAND_QUEUE);
         let (query_tx, queries) = mpsc::channel(QUERY_QUEUE);
         let (signal_tx, signals) = mpsc::channel(16);
@@ -204,7 +213,7 @@ impl Node {
         let (stop, waker) = (CancellationToken::new(), Arc::new(Waker::new()?));
         let driver = Driver::new(driver::Parts {
             engine,
-            udp,
+            underlay,
             clock,
             bus: bus.clone(),
             commands: command_rx,
@@ -235,7 +244,7 @@ impl Node {
         Ok((Node { commands, datagrams, bus, local_addr }, NodeFeeds { queries, signals, task, stop }))
     }
 
-    /// The tunnel socket's address.
+    /// The tunnel socket's address; a placeholder with the compat transport.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }

@@ -35,12 +35,12 @@ fn built_plugins() -> &'static Path {
     DIR.get_or_init(|| {
         let profile_dir = Path::new(HOST).parent().unwrap().to_owned();
         let mut cargo = nested_cargo::cargo();
-        cargo.args(["build", "--quiet", "--target-dir"]).arg(target_dir());
+        cargo
+            .args(nested_cargo::WORKSPACE_LIBRARIES)
+            .args([env!("CARGO_CRATE_NAME"), "--target-dir"])
+            .arg(target_dir());
         if profile_dir.ends_with("release") {
             cargo.arg("--release");
-        }
-        for name in PLUGINS {
-            cargo.args(["-p", &format!("pilot-plugin-{name}")]);
         }
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         assert!(cargo.current_dir(workspace).status().unwrap().success(), "building the plugins failed");

@@ -24,6 +24,12 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Arguments that build the libraries of the workspace, the four plugins among them; the name of the running test program
+/// follows. Naming one package, or no test, would select fewer features of the dependencies than `cargo test --workspace`
+/// did, and compile them all once more.
+#[allow(dead_code, reason = "not every test program builds the workspace")]
+pub const WORKSPACE_LIBRARIES: [&str; 5] = ["build", "--quiet", "--workspace", "--lib", "--test"];
+
 const PROFILE: [&str; 3] = [
     "profile.dev.opt-level = 1",
     "profile.dev.debug = 'line-tables-only'",

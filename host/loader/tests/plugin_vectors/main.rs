@@ -27,10 +27,10 @@ use tempfile::TempDir;
 static LIBRARIES: LazyLock<PathBuf> = LazyLock::new(|| {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut cargo = nested_cargo::cargo();
-    cargo.args(["build", "--quiet", "--target-dir"]).arg(target);
-    for name in ["dataexchange", "handshake", "policy", "webhook"] {
-        cargo.args(["-p", &format!("pilot-plugin-{name}")]);
-    }
+    cargo
+        .args(nested_cargo::WORKSPACE_LIBRARIES)
+        .args([env!("CARGO_CRATE_NAME"), "--target-dir"])
+        .arg(target);
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     assert!(cargo.current_dir(workspace).status().unwrap().success(), "building the plugins failed");
     target.join("debug")

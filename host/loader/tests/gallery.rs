@@ -1,5 +1,9 @@
 //! The gallery: each broken plugin of `broken-plugins/` is a real library, built by this test with cargo, and each is
 //! refused or contained with a text that says why. That this process reaches its end is part of every assertion.
+//!
+//! The same files meet a running daemon, which answers on its socket after each of them, in `host/app/tests`: `plugins.rs`
+//! (refusals, signatures, faults, sinks, logs), `author.rs` (what only a probe can find out), `isolation.rs` (crashes),
+//! `reload.rs`. Other versions of the treaty are in `treaty.rs`, replacement and quarantine in `supervision.rs`.
 
 #![allow(clippy::unwrap_used)] // the helpers are test code too, which clippy only knows of test functions
 
@@ -10,7 +14,9 @@ use std::time::Duration;
 use pilot_loader::inspect::inspect;
 use pilot_loader::scan::read_file;
 use pilot_loader::trust::sign;
-use pilot_loader::{Code, FaultSource, LoadError, OpenVia, PluginState, Trust, TrustMode, TrustPolicy};
+use pilot_loader::{
+    Code, FaultSource, LoadError, OpenVia, PluginState, Probe, Trust, TrustMode, TrustPolicy,
+};
 use plugin_abi::header::{HEADER_LEN, MAGIC};
 use plugin_abi::{Daemon, ErrorKind};
 use rack::{Rack, every_ability, hello, library};
@@ -294,6 +300,44 @@ fn only_signed_or_allowed_files_when_the_operator_says_so() {
     let error = rack.write("good.so", &changed).load().unwrap_err();
     assert_eq!(refusal(&error).0, Code::BadSignature);
     assert_eq!(refusal(&error).1, format!("the signature by key {key} is wrong"));
+}
+
+/// What was judged is what runs: the file on the disk is replaced after it was judged and before it is opened, in the
+/// moment in which a child process tries it out.
+#[test]
+fn a_file_that_changes_after_it_was_judged_changes_nothing() {
+    let seed = [9; 32];
+    let rack = Rack::new().put("good", "good.so");
+    let judged = read_file(&rack.dir().join("good.so")).unwrap();
+    let line = sign(&judged, &inspect(&judged).unwrap(), &seed);
+    let key = line.split(' ').nth(1).unwrap().to_owned();
+    // Another library, which would be refused and says another name.
+    let (file, other) = (rack.dir().join("good.so"), library("create_panics"));
+    let swap = format!(
+        "cat > /dev/null; cp '{}' '{1}.new'; mv '{1}.new' '{1}'; echo 'pilot-plugin-probe {{}}'",
+        other.display(),
+        file.display()
+    );
+    let probe = Probe {
+        program: "/bin/sh".into(),
+        arguments: vec!["-c".into(), swap.into()],
+        memory: None,
+        deadline: Duration::from_secs(60),
+    };
+    let policy = TrustPolicy::new(TrustMode::Enforce, [""; 0], [&key]).unwrap();
+    let mut rack =
+        rack.trust(policy).write("good.so.sig", line.as_bytes()).configure(|c| c.probe = Some(probe));
+    for via in [OpenVia::Memory, OpenVia::PrivateCopy(rack.state().to_owned())] {
+        rack.replace("good.so", &judged.bytes);
+        rack = rack.open_via(via);
+        let loaded = rack.load().unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(&other).unwrap(), "it was replaced");
+        assert_eq!(loaded.plugin("good").unwrap().trust, Trust::Signed(key.clone()));
+        rack.daemon("good").wait_for_log("started").unwrap();
+        loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
+    }
+    // At the next start it is judged for what it is.
+    assert_eq!(refusal(&rack.load().unwrap_err()).0, Code::BadSignature);
 }
 
 #[test]

@@ -183,6 +183,8 @@ impl RunArgs {
                   One for a network, over TLS. It logs the fingerprint that nodes pin:\n  \
                   pilot-host rendezvous --registry 0.0.0.0:9000 --beacon 0.0.0.0:9001 --data-dir /var/lib/pilot --tls\n  \
                   pilot-host run --registry HOST:9000 --registry-fingerprint HEX\n\n\
+                  The same for nodes that have nothing but TCP 443 (pilot-host run --transport compat):\n  \
+                  pilot-host rendezvous ... --compat-listen 0.0.0.0:443 --compat-cert chain.pem --compat-key key.pem\n\n\
                   A standby for it, on another machine (PILOT_REPLICATION_TOKEN the same on both):\n  \
                   pilot-host rendezvous --registry 0.0.0.0:9000 --beacon 0.0.0.0:9001 --standby-of HOST:9000 \
                   --standby-of-fingerprint HEX"
@@ -215,6 +217,22 @@ pub struct RendezvousArgs {
     /// Token that unlocks administrative operations.
     #[arg(long, env = "PILOT_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub admin_token: Option<String>,
+    /// TCP address where the beacon takes nodes without UDP (WebSocket, path /v1/compat). Without a certificate it speaks
+    /// plain HTTP, for a TLS front on this machine.
+    #[arg(long, value_name = "IP:PORT")]
+    pub compat_listen: Option<String>,
+    /// Certificate chain for it, PEM; read again when the file changes.
+    #[arg(long, value_name = "FILE", requires = "compat_key")]
+    pub compat_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "compat_cert")]
+    pub compat_key: Option<PathBuf>,
+    /// Nodes that may be connected there at a time; further ones get HTTP 503.
+    #[arg(long, value_name = "NUMBER")]
+    pub compat_max_clients: Option<usize>,
+    /// Datagrams per second that the beacon relays for one source; 0: any number. Loopback UDP has no limit.
+    #[arg(long, value_name = "NUMBER")]
+    pub relay_limit: Option<u32>,
     /// HTTP address of the dashboard: a page, /api/stats, /healthz and /metrics.
     #[arg(long, value_name = "IP:PORT")]
     pub dashboard: Option<String>,
@@ -252,6 +270,11 @@ impl RendezvousArgs {
             rendezvous_tls_cert: self.tls_cert.clone(),
             rendezvous_tls_key: self.tls_key.clone(),
             rendezvous_admin_token: self.admin_token.clone(),
+            rendezvous_compat: self.compat_listen.clone(),
+            rendezvous_compat_cert: self.compat_cert.clone(),
+            rendezvous_compat_key: self.compat_key.clone(),
+            rendezvous_compat_max_clients: self.compat_max_clients,
+            rendezvous_relay_limit: self.relay_limit,
             rendezvous_dashboard: self.dashboard.clone(),
             rendezvous_dashboard_token: self.dashboard_token.clone(),
             rendezvous_replication_token: self.replication_token.clone(),

@@ -78,11 +78,13 @@ pub async fn start(settings: &RendezvousSettings) -> anyhow::Result<RendezvousSe
         beacon_addr: settings.beacon,
         admin_token: given(&settings.admin_token),
         data_dir: settings.data_dir.clone(),
+        compat: settings.compat.clone(),
         tls,
         dashboard_addr: settings.dashboard,
         dashboard_token: given(&settings.dashboard_token),
         ..RendezvousConfig::default()
     };
+    config.beacon.relay_per_second = settings.relay_limit;
     config.registry.replication_token = given(&settings.replication_token);
     if let Some(primary) = &settings.primary {
         let tls = primary.fingerprint.as_deref().map(ClientTls::pinned).transpose()?;
@@ -98,6 +100,10 @@ pub async fn start(settings: &RendezvousSettings) -> anyhow::Result<RendezvousSe
     info!(registry = %server.registry_addr(), beacon = %server.beacon_addr(), "rendezvous listening");
     if let Some(fingerprint) = server.fingerprint() {
         info!(fingerprint, "the registry speaks TLS; nodes pin it with --registry-fingerprint");
+    }
+    if let (Some(addr), Some(listen)) = (server.compat_addr(), &settings.compat) {
+        let url = format!("{}://{addr}/v1/compat", if listen.tls.is_some() { "wss" } else { "ws" });
+        info!(%url, max_clients = listen.max_clients, "compat beacon listening, for nodes without UDP");
     }
     if let Some(dashboard) = server.dashboard_addr() {
         info!(url = %format!("http://{dashboard}/"), "dashboard listening");

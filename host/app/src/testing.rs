@@ -63,7 +63,7 @@ pub struct TestNetwork {
 }
 
 impl TestNetwork {
-    /// Starts the rendezvous.
+    /// Starts the rendezvous, which takes nodes without UDP too ([`compat_url`](Self::compat_url)).
     ///
     /// # Errors
     /// When this machine has no loopback, ports or disk to give.
@@ -72,6 +72,7 @@ impl TestNetwork {
         let overrides = Overrides {
             rendezvous_registry: Some("127.0.0.1:0".into()),
             rendezvous_beacon: Some("127.0.0.1:0".into()),
+            rendezvous_compat: Some("127.0.0.1:0".into()),
             ..Overrides::default()
         };
         let settings = Config::load(None, &overrides)?.rendezvous;
@@ -79,6 +80,12 @@ impl TestNetwork {
         // Socket paths have a limit of about 100 bytes, which the default directory may use up.
         let dir = tempfile::Builder::new().prefix("pilot-t").tempdir_in("/tmp")?;
         Ok(TestNetwork { rendezvous: Some(rendezvous), runtime, dir })
+    }
+
+    /// Where its beacon takes nodes over a WebSocket.
+    pub fn compat_url(&self) -> Option<String> {
+        let addr = self.rendezvous.as_ref()?.compat_addr()?;
+        Some(format!("ws://{addr}{}", pilot_wire::compat::PATH))
     }
 
     /// Registers a plugin for the hosts of this process that start from now on. The constructor is what

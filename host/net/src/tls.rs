@@ -267,7 +267,8 @@ impl ClientTls {
         Ok(ClientTls(Arc::new(config)))
     }
 
-    pub(crate) fn connector(&self) -> TlsConnector {
+    /// For streams that the caller has opened.
+    pub fn connector(&self) -> TlsConnector {
         TlsConnector::from(self.0.clone())
     }
 }

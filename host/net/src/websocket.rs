@@ -1,15 +1,16 @@
 //! What both sides of the compat transport need of a WebSocket beside its frames: the accept value and HTTP heads off a
-//! stream. Used by the client ([`compat`](crate::compat)) and by the beacon's WebSocket side.
+//! stream. Used by the client ([`compat`](crate::compat)) and by the beacon's WebSocket side (`rendezvous::compat`). Frames
+//! are tungstenite's work, the HTTP decisions `pilot_wire::compat::http`'s.
 
 use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pilot_wire::compat::Close;
 use pilot_wire::compat::http::{Head, MAX_HEAD, head_end};
+use pilot_wire::compat::{Close, MAX_MESSAGE};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
 /// What RFC 6455 section 4.2.2 makes of a client's key.
 pub(crate) fn accept_value(key: &str) -> String {
@@ -22,6 +23,17 @@ pub(crate) fn accept_value(key: &str) -> String {
     STANDARD.encode(digest)
 }
 
+/// Bounds of a beacon's connection: messages up to [`MAX_MESSAGE`], small buffers, because a beacon has thousands of them.
+pub(crate) fn bounds() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(4 << 10)
+        .write_buffer_size(16 << 10)
+        .max_write_buffer_size(16 * MAX_MESSAGE)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
+}
+
+/// A reason to close as the library wants it.
 pub(crate) fn close_frame(close: Close) -> CloseFrame {
     CloseFrame { code: CloseCode::from(close.code), reason: close.reason.into() }
 }
@@ -34,15 +46,19 @@ pub(crate) async fn read_head(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut Vec<u8>,
 ) -> io::Result<Option<Head>> {
+    // What has been looked through for the head's end, so that a head in small pieces is not looked through again and again.
+    let mut seen = 0_usize;
     loop {
-        if let Some(end) = head_end(buffer) {
-            let rest = buffer.split_off(end);
+        let from = seen.saturating_sub(3);
+        if let Some(end) = head_end(&buffer[from..]) {
+            let rest = buffer.split_off(from + end);
             let head = Head::parse(&std::mem::replace(buffer, rest));
             return head.map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
         }
         if buffer.len() >= MAX_HEAD {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the HTTP head is too long"));
         }
+        seen = buffer.len();
         let mut piece = [0; 1024];
         match stream.read(&mut piece).await? {
             0 if buffer.is_empty() => return Ok(None),

@@ -1,7 +1,7 @@
 //! Public keys and signatures as the registry sees them: base64 text outside, raw bytes inside.
 //!
-//! Called by the registry's operations and by the beacon. Holds no private key and makes no signature. Fact sheets:
-//! identity.md ("Keys and encodings"), registry.md section 2.
+//! Called by the registry's operations, by the beacon, and by the driver that challenges compat clients. Holds no private
+//! key and makes no signature. Fact sheets: identity.md ("Keys and encodings"), registry.md section 2.
 
 use std::fmt;
 
@@ -49,6 +49,11 @@ impl PublicKey {
         let Ok(signature) = Signature::from_slice(signature) else { return false };
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| key.verify(message, &signature).is_ok())
     }
+}
+
+/// [`PublicKey::verify`] for drivers, which have the raw bytes.
+pub fn verify_signature(key: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
+    PublicKey::from_bytes(*key).verify(message, signature)
 }
 
 /// Whether all of (key, message, signature) are good, in one calculation. When this says no, at least one is bad.

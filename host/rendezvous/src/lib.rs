@@ -23,6 +23,7 @@ mod store;
 
 pub use beacon::bridge::{Clients, bridge_addr, bridged_node};
 pub use beacon::{Beacon, Moment};
+pub use key::verify_signature;
 pub use registry::{Claim, FrameReply, Proof, ProofMemory, Registry, Reply, Snapshot, Stats};
 pub use settings::{BeaconSettings, Settings};
 pub use state::{Change, RecordKey, RestoreError, SnapshotError};

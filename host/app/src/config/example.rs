@@ -60,6 +60,16 @@ pub fn example_toml() -> &'static str {
 #tls = false
 #tls_cert = ""
 #tls_key = ""
+# IP:PORT (TCP) where the beacon takes nodes without UDP, over a WebSocket; empty: nowhere. With compat_cert and
+# compat_key (PEM, read again when they change) it speaks TLS, else plain HTTP for a TLS front on this machine. More than
+# compat_max_clients nodes at a time get HTTP 503. Flags --compat-listen, --compat-cert, --compat-key, --compat-max-clients.
+#compat_listen = ""
+#compat_cert = ""
+#compat_key = ""
+#compat_max_clients = 16384
+# Datagrams per second that the beacon relays for one UDP endpoint or one WebSocket client; what goes beyond is lost.
+# 0: any number. UDP from this machine itself has no limit. Flag --relay-limit.
+#relay_limit = 4000
 # The keys below are for `pilot-host rendezvous` only. IP:PORT of the dashboard (HTTP); empty: none. Flag --dashboard.
 #dashboard = ""
 # Shows the networks' names to whoever opens the page with ?token=. Environment PILOT_DASHBOARD_TOKEN.

@@ -132,6 +132,16 @@ pub struct Overrides {
     pub rendezvous_tls_cert: Option<PathBuf>,
     /// `rendezvous.tls_key`
     pub rendezvous_tls_key: Option<PathBuf>,
+    /// `rendezvous.compat_listen`
+    pub rendezvous_compat: Option<String>,
+    /// `rendezvous.compat_cert`
+    pub rendezvous_compat_cert: Option<PathBuf>,
+    /// `rendezvous.compat_key`
+    pub rendezvous_compat_key: Option<PathBuf>,
+    /// `rendezvous.compat_max_clients`
+    pub rendezvous_compat_max_clients: Option<usize>,
+    /// `rendezvous.relay_limit`
+    pub rendezvous_relay_limit: Option<u32>,
     /// `rendezvous.dashboard`
     pub rendezvous_dashboard: Option<String>,
     /// `rendezvous.dashboard_token`

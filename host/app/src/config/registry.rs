@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use pilot_net::rendezvous::{CertificateFiles, CompatListen};
+
 use super::ConfigError;
 use super::file::{Field, Given, Merger, RawRegistry, RawRendezvous, optional_path};
 
@@ -35,6 +37,9 @@ pub enum RendezvousTls {
     },
 }
 
+/// What a beacon relays for one source in a second, as the Go peer's (beacon.md, "Limits").
+const RELAY_LIMIT: u32 = 4_000;
+
 /// `[rendezvous]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct RendezvousSettings {
@@ -48,6 +53,10 @@ pub struct RendezvousSettings {
     pub admin_token: String,
     /// TLS of the registry port.
     pub tls: RendezvousTls,
+    /// Where the beacon takes WebSocket clients.
+    pub compat: Option<CompatListen>,
+    /// Datagrams per second that the beacon relays for one source; `None`: any number.
+    pub relay_limit: Option<u32>,
     /// Where the dashboard listens.
     pub dashboard: Option<SocketAddr>,
     /// Shows networks on the dashboard, or empty.
@@ -148,6 +157,43 @@ impl Merger<'_> {
         }
     }
 
+    fn rendezvous_compat(
+        &self,
+        listen: Field<String>,
+        certificate: Field<String>,
+        key: Field<String>,
+        max_clients: Field<usize>,
+    ) -> Result<Option<CompatListen>, ConfigError> {
+        let over = self.over;
+        let listen = self.pick("--compat-listen", &over.rendezvous_compat, listen, String::new());
+        let certificate = optional_path(&over.rendezvous_compat_cert, certificate);
+        let key = optional_path(&over.rendezvous_compat_key, key);
+        let default = CompatListen::MAX_CLIENTS;
+        let max_clients =
+            self.pick("--compat-max-clients", &over.rendezvous_compat_max_clients, max_clients, default);
+        let tls = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(CertificateFiles { certificate, key }),
+            (None, None) => None,
+            _ => {
+                let text = "a certificate needs its key: give compat_cert and compat_key, or neither for plain HTTP behind a TLS front";
+                return Err(self.bad(&listen, "rendezvous.compat_cert", text.to_owned()));
+            }
+        };
+        if listen.value.is_empty() {
+            if tls.is_some() {
+                let text = "a certificate for which address? give compat_listen too, such as \"0.0.0.0:443\"";
+                return Err(self.bad(&listen, "rendezvous.compat_listen", text.to_owned()));
+            }
+            return Ok(None);
+        }
+        if max_clients.value == 0 {
+            let text = "0 clients is nobody; leave compat_listen empty to take none";
+            return Err(self.bad(&max_clients, "rendezvous.compat_max_clients", text.to_owned()));
+        }
+        let addr = self.socket_addr("rendezvous.compat_listen", &listen)?;
+        Ok(Some(CompatListen { addr, tls, max_clients: max_clients.value }))
+    }
+
     pub(super) fn rendezvous(&self, raw: RawRendezvous) -> Result<RendezvousSettings, ConfigError> {
         let over = self.over;
         let at = |flag, over: &Option<String>, file, default: &str| {
@@ -157,6 +203,8 @@ impl Merger<'_> {
         let beacon = at("--beacon", &over.rendezvous_beacon, raw.beacon, "127.0.0.1:9001");
         let dashboard = at("--dashboard", &over.rendezvous_dashboard, raw.dashboard, "");
         let token = |flag, over: &Option<String>, file| at(flag, over, file, "").value;
+        let relay_limit =
+            self.pick("--relay-limit", &over.rendezvous_relay_limit, raw.relay_limit, RELAY_LIMIT);
         let primary = at("--standby-of", &over.rendezvous_primary, raw.primary, "");
         let pin =
             at("--standby-of-fingerprint", &over.rendezvous_primary_fingerprint, raw.primary_fingerprint, "");
@@ -167,6 +215,13 @@ impl Merger<'_> {
             data_dir: optional_path(&over.rendezvous_data_dir, raw.data_dir),
             admin_token: token("--admin-token", &over.rendezvous_admin_token, raw.admin_token),
             tls: self.rendezvous_tls(raw.tls, raw.tls_cert, raw.tls_key)?,
+            compat: self.rendezvous_compat(
+                raw.compat_listen,
+                raw.compat_cert,
+                raw.compat_key,
+                raw.compat_max_clients,
+            )?,
+            relay_limit: Some(relay_limit.value).filter(|limit| *limit > 0),
             dashboard: match dashboard.value.is_empty() {
                 true => None,
                 false => Some(self.socket_addr("rendezvous.dashboard", &dashboard)?),

@@ -1,15 +1,17 @@
 //! The beacon's UDP side: receives in batches, hands each datagram to the beacon, sends what comes of it in runs.
 //!
-//! One task owns socket and beacon. Datagrams for one destination that follow each other with equal size go out in one
+//! One task owns socket, beacon, and who is connected over a WebSocket (`compat`); what such clients send comes in beside
+//! the datagrams, and what is for them goes to their queues instead of the socket. Datagrams for one destination that follow each other with equal size go out in one
 //! call (relayed bulk traffic comes like that). A socket that is full is waited for while a batch is sent; meanwhile the
 //! kernel's receive buffer is the only queue, and what does not fit there is lost, as UDP may.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use pilot_rendezvous::{Beacon, BeaconSettings, Moment};
+use bytes::Bytes;
+use pilot_rendezvous::{Beacon, BeaconSettings, Clients, Moment, bridge_addr, bridged_node};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -17,7 +19,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::desk::Desk;
+use super::compat::{Bridge, Client, FromClient};
+use super::desk::{Desk, unix_now};
 
 /// Kernel buffer asked for in each direction, bytes; the system may grant less.
 const SOCKET_BUFFER: usize = 4 << 20;
@@ -27,6 +30,8 @@ const SLOT: usize = 65_535;
 const RUN_BYTES: usize = 64_000;
 /// How often the beacon is asked what is due.
 const TICK: Duration = Duration::from_secs(1);
+/// Messages of WebSocket clients worked on between two looks at the socket.
+const CLIENT_BATCH: usize = 64;
 
 /// The bound UDP socket.
 #[derive(Debug)]
@@ -75,27 +80,59 @@ impl Socket {
     }
 }
 
-/// Serves the beacon until the server stops.
+/// Serves the beacon until the server stops. `bridge`: the end of the WebSocket side, when there is one.
 pub(super) async fn run(
     socket: Socket,
     settings: BeaconSettings,
     desk: Arc<Desk>,
     mut notices: mpsc::Receiver<u32>,
+    mut bridge: Option<Bridge>,
     stop: CancellationToken,
 ) {
     let mut beacon = Beacon::new(settings);
     let started = Instant::now();
-    let now = || Moment { elapsed: started.elapsed(), unix: unix_seconds() };
+    let now = || Moment { elapsed: started.elapsed(), unix: unix_now() };
     let mut buffers = vec![0; SLOT * BATCH_SIZE];
     let mut metas = [RecvMeta::default(); BATCH_SIZE];
-    let mut out = Outbox::new(socket.state.max_gso_segments());
+    let mut exits = Exits { out: Outbox::new(socket.state.max_gso_segments()), clients: Clients::default() };
+    let mut batch = Vec::new();
+    let mut scratch = Vec::new();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => beacon.handle_timeout(now(), &mut |to, bytes| out.push(to, None, bytes)),
-            Some(node) = notices.recv() => beacon.notify(now(), node, &mut |to, bytes| out.push(to, None, bytes)),
+            _ = ticks.tick() => beacon.handle_timeout(now(), &mut |to, bytes| exits.send(to, None, bytes)),
+            Some(node) = notices.recv() => beacon.notify(now(), node, &mut |to, bytes| exits.send(to, None, bytes)),
+            Some(_) = receive_some(&mut bridge, &mut batch) => {
+                for message in batch.drain(..) {
+                    match message {
+                        FromClient::Attach { node, connection, client, done } => {
+                            if let Some(old) = exits.clients.insert(node, connection, client) {
+                                old.replace();
+                            }
+                            beacon.attach(node);
+                            // Who waits for this may have gone; its detach is on the way then.
+                            let _ = done.send(());
+                        }
+                        FromClient::Detach { node, connection } => {
+                            if exits.clients.remove(node, connection) {
+                                beacon.detach(node);
+                            }
+                        }
+                        // What a replaced connection still said is not passed on.
+                        FromClient::Message { node, connection, data } if exits.clients.is_present(node, connection) => {
+                            copy(&data, &mut scratch);
+                            beacon.handle_datagram(now(), bridge_addr(node), &mut scratch, |node| desk.key_of(node),
+                                &mut |to, bytes| exits.send(to, None, bytes));
+                        }
+                        FromClient::Message { .. } => {}
+                    }
+                }
+                if let Some(bridge) = &bridge {
+                    bridge.counts.set_clients(exits.clients.len());
+                }
+            }
             ready = socket.socket.readable() => {
                 let mut slots: Vec<_> = buffers.chunks_exact_mut(SLOT).map(IoSliceMut::new).collect();
                 let got = ready.and_then(|()| socket.receive(&mut slots, &mut metas));
@@ -110,22 +147,54 @@ pub(super) async fn run(
                 };
                 for (slot, meta) in buffers.chunks_exact_mut(SLOT).zip(&metas).take(runs) {
                     let from = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+                    // A forged source must not pass for a node that has proved itself over a WebSocket.
+                    if bridged_node(from).is_some() {
+                        continue;
+                    }
                     for datagram in slot[..meta.len.min(SLOT)].chunks_mut(meta.stride.max(1)) {
                         beacon.handle_datagram(now(), from, datagram, |node| desk.key_of(node), &mut |to, bytes| {
                             // Who asks gets the answer from the address that was asked.
-                            out.push(to, meta.dst_ip.filter(|_| to == from), bytes);
+                            exits.send(to, meta.dst_ip.filter(|_| to == from), bytes);
                         });
                     }
                 }
             }
         }
-        out.flush(&socket).await;
+        exits.out.flush(&socket).await;
     }
 }
 
-fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+/// Waits for messages of WebSocket clients; never ready without a bridge, or when its other end is gone.
+async fn receive_some(bridge: &mut Option<Bridge>, batch: &mut Vec<FromClient>) -> Option<usize> {
+    let received = bridge.as_mut()?.messages.recv_many(batch, CLIENT_BATCH).await;
+    if received == 0 {
+        *bridge = None;
+    }
+    (received > 0).then_some(received)
+}
+
+fn copy(data: &Bytes, to: &mut Vec<u8>) {
+    to.clear();
+    to.extend_from_slice(data);
+}
+
+/// Both ways out: the socket, and the queues of WebSocket clients.
+struct Exits {
+    out: Outbox,
+    clients: Clients<Client>,
+}
+
+impl Exits {
+    fn send(&mut self, to: SocketAddr, from: Option<IpAddr>, bytes: &[u8]) {
+        match bridged_node(to) {
+            None => self.out.push(to, from, bytes),
+            Some(node) => {
+                if let Some(client) = self.clients.get(node) {
+                    client.send(bytes);
+                }
+            }
+        }
+    }
 }
 
 /// Datagrams to send, gathered into runs. Holds at most what one receive batch (or one tick) makes of itself: every

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pilot_rendezvous::{BeaconSettings, Settings};
 
+use super::compat::CompatListen;
 use crate::tls::{ClientTls, ServerTls};
 
 /// Configuration of a [`RendezvousServer`](super::RendezvousServer).
@@ -25,6 +26,8 @@ pub struct RendezvousConfig {
     pub registry: Settings,
     /// Rules of the beacon.
     pub beacon: BeaconSettings,
+    /// Where the beacon takes nodes that come over a WebSocket. `None`: it does not.
+    pub compat: Option<CompatListen>,
     /// Bounds of the TCP side.
     pub limits: Limits,
     /// TLS on the registry's port; `None`: in the clear, as most peers expect it.
@@ -58,6 +61,7 @@ impl Default for RendezvousConfig {
             data_dir: None,
             registry: Settings::default(),
             beacon: BeaconSettings::default(),
+            compat: None,
             limits: Limits::default(),
             tls: None,
             follow: None,

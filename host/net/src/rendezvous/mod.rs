@@ -10,7 +10,8 @@
 //! | `desk` | none; shared | the registry behind a lock, and the way to the store |
 //! | `verifier` | one per core | the signatures to be checked |
 //! | `committer` | a thread, when there is a store | the store |
-//! | `beacon` | one | the UDP socket and the beacon |
+//! | `beacon` | one | the UDP socket, the beacon, and who is connected over a WebSocket |
+//! | `compat` | one, and one per WebSocket client, when they are wanted | the TCP socket; a connection |
 //! | `replication` | one per standby that follows; one when this server follows another | a connection |
 //! | `webhook` | one: tells the operator's webhook what the audit log says | nothing |
 //! | `dashboard` | one, and one per browser, when it is wanted | the HTTP socket |
@@ -21,6 +22,7 @@
 
 mod beacon;
 mod committer;
+mod compat;
 mod config;
 mod connection;
 mod dashboard;
@@ -45,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use committer::Committer;
+pub use compat::{CertificateFiles, CompatListen};
 pub use config::{Follow, Limits, RendezvousConfig};
 use dashboard::Dashboard;
 use desk::Desk;
@@ -61,6 +64,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub struct RendezvousServer {
     registry_addr: SocketAddr,
     beacon_addr: SocketAddr,
+    compat_addr: Option<SocketAddr>,
     dashboard_addr: Option<SocketAddr>,
     desk: Arc<Desk>,
     committer: Option<Committer>,
@@ -115,6 +119,10 @@ impl RendezvousServer {
                     .map_err(|cause| BindError::Dashboard { addr, cause })?,
             ),
         };
+        let compat = match config.compat {
+            None => None,
+            Some(listen) => Some(bind_compat(listen).await?),
+        };
 
         let mut settings = config.registry;
         settings.standby = config.follow.is_some();
@@ -139,13 +147,33 @@ impl RendezvousServer {
         let dashboard_addr = dashboard.as_ref().map(Dashboard::addr);
         let shared = listener::Shared::new(desk.clone(), config.limits, tasks.clone(), stop.clone());
         tasks.spawn(listener::run(listener, config.tls.map(|t| t.acceptor()), shared));
-        tasks.spawn(beacon::run(socket, config.beacon, desk.clone(), errands.notices, stop.clone()));
+        let (compat_addr, bridge) = match compat {
+            None => (None, None),
+            Some(Compat { listener, addr, certificate, max_clients }) => {
+                let key_of = {
+                    let desk = desk.clone();
+                    Arc::new(move |node| desk.key_of(node))
+                };
+                let (shared, bridge) = compat::Shared::new(
+                    key_of,
+                    compat::Senses::real(),
+                    max_clients,
+                    tasks.clone(),
+                    stop.clone(),
+                );
+                tasks.spawn(compat::run(listener, certificate, shared));
+                (Some(addr), Some(bridge))
+            }
+        };
+        let counts = bridge.as_ref().map(|bridge| bridge.counts.clone());
+        tasks.spawn(beacon::run(socket, config.beacon, desk.clone(), errands.notices, bridge, stop.clone()));
         tasks.spawn(webhook::run(errands.letters, desk.clone(), stop.clone()));
         if let Some(primary) = config.follow {
             tasks.spawn(replication::follow(primary, desk.clone(), stop.clone()));
         }
         if let Some(dashboard) = dashboard {
-            tasks.spawn(dashboard.run(desk.clone(), tasks.clone(), stop.clone()));
+            let run = dashboard.run(desk.clone(), counts, tasks.clone(), stop.clone());
+            tasks.spawn(run);
         }
         tasks.spawn(clerk(desk.clone(), stop.clone()));
         tasks.close();
@@ -157,6 +185,7 @@ impl RendezvousServer {
         Ok(Self {
             registry_addr,
             beacon_addr,
+            compat_addr,
             dashboard_addr,
             desk,
             committer,
@@ -175,6 +204,11 @@ impl RendezvousServer {
     /// Where the beacon listens.
     pub fn beacon_addr(&self) -> SocketAddr {
         self.beacon_addr
+    }
+
+    /// Where the beacon takes WebSocket clients, if it does.
+    pub fn compat_addr(&self) -> Option<SocketAddr> {
+        self.compat_addr
     }
 
     /// Where the dashboard listens, if there is one.
@@ -210,6 +244,22 @@ impl Drop for RendezvousServer {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// The WebSocket side before it runs.
+struct Compat {
+    listener: TcpListener,
+    addr: SocketAddr,
+    certificate: Option<compat::Certificate>,
+    max_clients: usize,
+}
+
+async fn bind_compat(listen: CompatListen) -> Result<Compat, BindError> {
+    let failed = |cause| BindError::Compat { addr: listen.addr, cause };
+    let certificate = listen.tls.map(compat::Certificate::load).transpose()?;
+    let listener = TcpListener::bind(listen.addr).await.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok(Compat { listener, addr, certificate, max_clients: listen.max_clients })
 }
 
 /// Removes silent nodes until the server stops.
@@ -255,6 +305,18 @@ pub enum BindError {
         #[source]
         cause: std::io::Error,
     },
+    /// The address for WebSocket clients cannot be had.
+    #[error("rendezvous: listen on {addr} (compat): {cause}")]
+    Compat {
+        /// The configured address.
+        addr: SocketAddr,
+        /// What the system says.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The certificate for WebSocket clients cannot be used.
+    #[error("rendezvous: compat: {0}")]
+    Certificate(#[from] crate::tls::TlsError),
     /// The store cannot be opened or read.
     #[error(transparent)]
     Store(#[from] StoreError),

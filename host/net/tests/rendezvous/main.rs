@@ -1,7 +1,9 @@
 //! The rendezvous server through its sockets, and the registry client against it.
 #![allow(clippy::unwrap_used)] // a test that cannot go on says so by its panic
 
+mod compat;
 mod services;
+mod ws;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

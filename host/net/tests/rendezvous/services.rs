@@ -178,7 +178,7 @@ async fn a_standby_without_the_token_gets_nothing() {
 
 // ---- dashboard
 
-fn get(addr: SocketAddr, path: &str) -> (String, String) {
+pub(super) fn get(addr: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").unwrap();

@@ -68,6 +68,16 @@ impl<T> Clients<T> {
         self.0.get(&node).is_some_and(|(present, _)| *present == connection)
     }
 
+    /// How many nodes are connected.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The node's present connection.
     pub fn get(&self, node: u32) -> Option<&T> {
         self.0.get(&node).map(|(_, client)| client)

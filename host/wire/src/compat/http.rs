@@ -211,6 +211,11 @@ fn plain_answer(status: &str, extra: &[(&str, &str)], body: &str, keep: bool) ->
     text.into_bytes()
 }
 
+/// The answer to what is no HTTP head, or too long a one; the connection ends behind it.
+pub fn malformed_answer() -> Vec<u8> {
+    plain_answer("400 Bad Request", &[], "malformed HTTP request", false)
+}
+
 /// The answer that begins the WebSocket. `accept` is the base64 of what RFC 6455 makes of the key.
 pub fn upgrade_answer(accept: &str, subprotocol: Option<&str>) -> Vec<u8> {
     let mut text = format!(

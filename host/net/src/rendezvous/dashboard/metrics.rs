@@ -1,4 +1,4 @@
-//! The figures in the form that Prometheus reads, under the Go peer's names (registry.md section 9).
+//! The figures in the form that Prometheus reads, under the Go peer's names (registry.md section 9) where it has any.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -42,6 +42,20 @@ pub(super) fn encode(view: &View) -> Result<String, fmt::Error> {
         let gauge = Gauge::<i64>::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
+    }
+    if let Some(compat) = &view.compat {
+        let clients = Gauge::<i64>::default();
+        clients.set(i64::try_from(compat.clients).unwrap_or(i64::MAX));
+        registry.register("pilot_compat_clients", "Nodes connected over a WebSocket", clients);
+        for (name, help, count) in [
+            ("pilot_compat_messages_received", "Messages from WebSocket clients", compat.received),
+            ("pilot_compat_messages_sent", "Messages queued for WebSocket clients", compat.sent),
+            ("pilot_compat_messages_lost", "Messages a WebSocket client was too slow for", compat.lost),
+        ] {
+            let counter = Counter::<u64, AtomicU64>::default();
+            counter.inc_by(count);
+            registry.register(name, help, counter);
+        }
     }
     let uptime = Gauge::<i64>::default();
     uptime.set(i64::try_from(view.uptime).unwrap_or(i64::MAX));

@@ -33,6 +33,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::compat::{Counts, Traffic};
 use super::desk::Desk;
 
 /// Browsers at a time; further ones are closed at once.
@@ -56,6 +57,8 @@ pub(super) struct Dashboard {
 /// What all browsers share.
 struct Room {
     desk: Arc<Desk>,
+    /// Of the beacon's WebSocket side, when there is one.
+    compat: Option<Arc<Counts>>,
     token: Option<String>,
     started: Instant,
     /// Requests per second, oldest first.
@@ -67,6 +70,7 @@ struct View {
     stats: Stats,
     uptime: u64,
     rates: Vec<f64>,
+    compat: Option<Traffic>,
     /// For those who may see them.
     networks: Option<Vec<(u16, String, usize)>>,
 }
@@ -95,9 +99,15 @@ impl Dashboard {
     }
 
     /// Serves until the server stops.
-    pub async fn run(self, desk: Arc<Desk>, tasks: TaskTracker, stop: CancellationToken) {
-        let room =
-            Arc::new(Room { desk, token: self.token, started: Instant::now(), rates: Mutex::default() });
+    pub async fn run(
+        self,
+        desk: Arc<Desk>,
+        compat: Option<Arc<Counts>>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        let (token, started) = (self.token, Instant::now());
+        let room = Arc::new(Room { desk, compat, token, started, rates: Mutex::default() });
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut samples = interval(SAMPLE);
         samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -165,6 +175,7 @@ impl Room {
             stats: self.desk.stats(),
             uptime: self.started.elapsed().as_secs(),
             rates: self.rates.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
+            compat: self.compat.as_ref().map(|counts| counts.traffic()),
             networks: known.then(|| self.desk.network_sizes()),
         }
     }
@@ -224,6 +235,12 @@ fn stats_json(view: &View) -> serde_json::Value {
         "versions": versions,
         "standby": view.stats.standby,
     });
+    if let Some(compat) = &view.compat {
+        body["compat_clients"] = compat.clients.into();
+        body["compat_messages_received"] = compat.received.into();
+        body["compat_messages_sent"] = compat.sent.into();
+        body["compat_messages_lost"] = compat.lost.into();
+    }
     if let Some(networks) = &view.networks {
         let list =
             networks.iter().map(|(id, name, members)| json!({"id": id, "name": name, "members": members}));

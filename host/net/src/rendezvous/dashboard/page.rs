@@ -31,7 +31,11 @@ fn write(out: &mut String, view: &View) -> std::fmt::Result {
          <section class=\"tiles\">",
         duration(view.uptime)
     )?;
-    for (label, value, note) in [
+    let compat = view.compat.map(|c| {
+        let note = format!("{} messages in, {} out", grouped(c.received), grouped(c.sent));
+        ("WebSocket clients", grouped(c.clients as u64), note)
+    });
+    let tiles = [
         (
             "Nodes online",
             grouped(stats.live_nodes as u64),
@@ -41,7 +45,8 @@ fn write(out: &mut String, view: &View) -> std::fmt::Result {
         ("Networks", grouped(stats.networks as u64), "besides the backbone".to_owned()),
         ("Requests", grouped(view.requests()), format!("{} refused", grouped(stats.refused))),
         ("Requests per day", grouped(view.requests_per_day()), "at the present pace".to_owned()),
-    ] {
+    ];
+    for (label, value, note) in tiles.into_iter().chain(compat) {
         write!(out, "<div class=\"tile\"><h2>{label}</h2><p>{value}</p><small>{note}</small></div>")?;
     }
     out.push_str("</section>");

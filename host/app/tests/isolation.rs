@@ -102,6 +102,60 @@ fn the_four_work_in_processes_of_their_own() {
     });
 }
 
+/// Ports, streams and subscriptions of a crashed process are gone at once, long before the next one starts: its peers
+/// notice, another plugin may have the port, and the next process gets it again.
+#[test]
+fn what_a_crashed_plugin_held_is_free_at_once() {
+    let dir = temp_dir();
+    let rendezvous = Rendezvous::start();
+    let plugins = dir.path().join("plugins");
+    stage(&plugins, &["handshake"]);
+    let alice = host(dir.path(), "alice", &rendezvous, &plugins, "");
+    let with_more = dir.path().join("more");
+    stage(&with_more, &["handshake"]);
+    stage_faulty(&with_more, "isolated");
+    stage_faulty(&with_more, "chameleon");
+    let rules = "ports = [7007]\npublish = [\"*\"]\nsubscribe = [\"*\"]\n";
+    let config = format!(
+        "[plugins]\nquarantine_after = 0\n[plugins.settings.isolated]\nisolation = \"process\"\n\
+         [plugins.settings.isolated.process]\nrestart_pause = \"1h\"\nlongest_restart_pause = \"1h\"\n\
+         [plugins.settings.isolated.capabilities]\n{rules}[plugins.settings.chameleon.capabilities]\n{rules}"
+    );
+    let bob = host(dir.path(), "bob", &rendezvous, &with_more, &config);
+    bob.ok(&["plugins", "stop", "chameleon"]);
+    befriend(&alice, &bob);
+    let bob_id = bob.node_id().to_string();
+    let echo = || alice.ctl(&["connect", &bob_id, "7007", "--message", "hello", "--timeout", "5s"]);
+    assert!(echo().status.success());
+
+    // A stream that is open when the process dies: it ends, and nobody waits for a timeout.
+    let pid = plugin(&bob, "isolated")["pid"].as_u64().unwrap();
+    let started = std::time::Instant::now();
+    alice.ctl(&["connect", &bob_id, "7007", "--message", "do segv", "--timeout", "50s"]);
+    assert!(started.elapsed() < Duration::from_secs(40), "the stream was left open");
+    bob.process.wait_line("plugin process crashed");
+    eventually("the end of the process", || (!kill("-0", pid)).then_some(()));
+    let shown = plugin(&bob, "isolated");
+    assert_eq!((&shown["crashes"], &shown["pid"]), (&1.into(), &Value::Null), "{shown}");
+    // What is left of its streams is the engine's memory of them.
+    let held = bob.ok(&["connections"])["connections"].clone();
+    let open: Vec<_> = held.as_array().unwrap().iter().filter(|c| c["local_port"] == 7007).collect();
+    assert!(open.iter().all(|c| c["state"] != "ESTABLISHED"), "{open:?}");
+    let refused = echo();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("connection refused"), "{refused:?}");
+
+    // The port is really free, and comes back once it is free again.
+    std::fs::write(bob.state().join("chameleon.do"), "bind 7007").unwrap();
+    bob.ok(&["plugins", "start", "chameleon"]);
+    let greeted = alice.ok(&["connect", &bob_id, "7007", "--message", "x", "--timeout", "5s"]);
+    assert!(greeted.to_string().contains("chameleon in"), "{greeted}");
+    bob.ok(&["plugins", "stop", "chameleon"]);
+    bob.ok(&["plugins", "restart", "isolated"]);
+    let echoed = echo();
+    assert!(String::from_utf8_lossy(&echoed.stdout).contains("hello"), "{echoed:?}");
+    assert_eq!(bob.ok(&["health"])["status"], "ok");
+}
+
 #[test]
 fn a_plugin_that_crashes_again_and_again_harms_nobody() {
     // A hundred takes a while in a debug build on a busy machine.

@@ -214,6 +214,12 @@ impl FakeDaemon {
         self.lock().dial = Some(Arc::new(f));
     }
 
+    /// Asked before each bind: an error is what the plugin gets, as where its capabilities leave the port out. May wait,
+    /// as a busy host does.
+    pub fn on_bind(&self, f: impl Fn(u16) -> Result<()> + Send + Sync + 'static) {
+        self.ports.on_bind(f);
+    }
+
     /// Dials to `peer`'s node id arrive at `peer`'s listeners from now on (one way; call it on both for both).
     pub fn add_peer(&self, peer: &Arc<FakeDaemon>) {
         self.lock().peers.push(Arc::downgrade(peer));

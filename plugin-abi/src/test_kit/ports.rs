@@ -9,12 +9,23 @@ use crate::{Error, ErrorKind, Result};
 /// Streams that wait for `accept` on one port; the next one is refused.
 pub const ACCEPT_QUEUE: usize = 64;
 
+type Table = Arc<Mutex<HashMap<u16, Arc<Queue>>>>;
+type BindHandler = Arc<dyn Fn(u16) -> Result<()> + Send + Sync>;
+
 #[derive(Default)]
-pub(super) struct Ports(Arc<Mutex<HashMap<u16, Arc<Queue>>>>);
+pub(super) struct Ports {
+    table: Table,
+    /// Asked before each bind.
+    allow: Mutex<Option<BindHandler>>,
+}
 
 impl Ports {
     fn lock(&self) -> MutexGuard<'_, HashMap<u16, Arc<Queue>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn on_bind(&self, f: impl Fn(u16) -> Result<()> + Send + Sync + 'static) {
+        *self.allow.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(f));
     }
 
     /// Hands an arriving stream to whoever listens.
@@ -39,13 +50,17 @@ impl Ports {
 
 impl PortAllocator for Ports {
     fn bind(&self, port: u16) -> Result<Arc<dyn Listener>> {
+        let allow = self.allow.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(allow) = allow {
+            allow(port)?;
+        }
         let mut table = self.lock();
         if table.contains_key(&port) {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("port {port} already bound")));
         }
         let queue = Arc::<Queue>::default();
         table.insert(port, Arc::clone(&queue));
-        Ok(Arc::new(Bound { port, queue, table: Arc::clone(&self.0) }))
+        Ok(Arc::new(Bound { port, queue, table: Arc::clone(&self.table) }))
     }
 
     fn unbind(&self, port: u16) {
@@ -82,7 +97,7 @@ impl Queue {
 struct Bound {
     port: u16,
     queue: Arc<Queue>,
-    table: Arc<Mutex<HashMap<u16, Arc<Queue>>>>,
+    table: Table,
 }
 
 impl Listener for Bound {

@@ -51,6 +51,8 @@ pub(in crate::child) struct Desk {
     dials: Mutex<HashMap<u32, Arc<Abort>>>,
     watch: Arc<dyn ChildWatch>,
     down: AtomicBool,
+    /// Held while a port is taken, so that none is taken behind the back of [`down`](Serve::down).
+    binding: Mutex<()>,
     on_down: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -74,6 +76,7 @@ impl Desk {
             dials: Mutex::default(),
             watch,
             down: AtomicBool::new(false),
+            binding: Mutex::default(),
             on_down: Box::new(on_down),
         }
     }
@@ -125,6 +128,23 @@ impl Desk {
         let dials: Vec<_> = lock(&self.dials).drain().map(|(_, a)| a).collect();
         for dial in dials {
             dial.abort();
+        }
+    }
+
+    fn bind(&self, port: u16, daemon: &dyn Daemon) -> Answer {
+        let _binding = lock(&self.binding);
+        if self.down.load(Ordering::Acquire) {
+            return Error::new(ErrorKind::Closed, "the plugin's process has ended").into();
+        }
+        match daemon.ports().bind(port) {
+            Err(e) => e.into(),
+            Ok(listener) => match self.listeners.put(&listener) {
+                Some(handle) => {
+                    self.close_if_down();
+                    Answer::Handle(handle)
+                }
+                None => full("listeners"),
+            },
         }
     }
 
@@ -263,16 +283,7 @@ impl Serve for Arc<Desk> {
             ToHost::SetReadTimeout { stream, timeout } => {
                 self.streams.get(stream).and_then(|s| s.set_read_timeout(timeout)).into()
             }
-            ToHost::Bind { port } => match daemon.ports().bind(port) {
-                Err(e) => e.into(),
-                Ok(listener) => match self.listeners.put(&listener) {
-                    Some(handle) => {
-                        self.close_if_down();
-                        Answer::Handle(handle)
-                    }
-                    None => full("listeners"),
-                },
-            },
+            ToHost::Bind { port } => self.bind(port, daemon.as_ref()),
             ToHost::Unbind { port } => {
                 daemon.ports().unbind(port);
                 Answer::Done
@@ -392,6 +403,8 @@ impl Serve for Arc<Desk> {
     fn down(&self, _why: &str) {
         self.down.store(true, Ordering::Release);
         self.close_all();
+        // A port that was being taken is free again as well: the next process will want the same ones.
+        drop(lock(&self.binding));
         (self.on_down)();
     }
 }

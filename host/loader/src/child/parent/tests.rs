@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use plugin_abi::test_kit::FakeDaemon;
@@ -163,6 +164,37 @@ fn tables_and_calls_at_once_are_bounded() {
     assert!(matches!(liar.call(&ToHost::NodeId), Answer::Number(1)));
     liar.session.fail("over");
     assert!(liar.daemon.subscriptions() == 0 && liar.daemon.bound_ports().is_empty());
+}
+
+/// The next process asks for the same ports as soon as the session of the last one has ended: a bind that is under way
+/// then is over by that time, and one that comes later does not happen.
+#[test]
+fn a_port_that_is_asked_for_in_the_last_moment_is_not_kept() {
+    for _ in 0..20 {
+        let mut liar = Liar::new();
+        let (begun, begins) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        let (through, gate) = (Arc::<AtomicBool>::default(), Mutex::new(goes_on));
+        let over = Arc::clone(&through);
+        liar.daemon.on_bind(move |port| {
+            if port == 7 {
+                begun.send(()).unwrap();
+                gate.lock().unwrap().recv().unwrap();
+                over.store(true, Ordering::Release);
+            }
+            Ok(())
+        });
+        liar.send(&ToHost::Bind { port: 7 });
+        begins.recv().unwrap();
+        liar.send(&ToHost::Bind { port: 8 });
+        let session = Arc::clone(&liar.session);
+        let end = std::thread::spawn(move || session.fail("over"));
+        liar.ended();
+        go_on.send(()).unwrap();
+        end.join().unwrap();
+        assert!(through.load(Ordering::Acquire), "the session has ended, and a bind goes on");
+        assert!(liar.daemon.bound_ports().is_empty(), "{:?}", liar.daemon.bound_ports());
+    }
 }
 
 #[test]

@@ -14,6 +14,8 @@
 mod certificate;
 mod client;
 mod door;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;

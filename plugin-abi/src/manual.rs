@@ -314,9 +314,10 @@
 //! # 12. What a call costs
 //!
 //! `scripts/bench abi` measures calls across a real plugin file, each beside the same call over plain `dyn` in the same
-//! process. A call that does nothing costs two to three times the plain one, which is two nanoseconds more; lending a
-//! slice costs the same whatever its size, copying costs what `memcpy` does; an event costs its text once for all
-//! subscribers and its parsing for each ([`recv_text`](crate::Subscription::recv_text) leaves that out).
+//! process, in many short turns of which the fastest of each side counts. A call that does nothing costs two to three
+//! times the plain one, which is two nanoseconds more; lending a slice costs the same whatever its size, copying costs
+//! what `memcpy` does; an event costs its text once for all subscribers and its parsing for each
+//! ([`recv_text`](crate::Subscription::recv_text) leaves that out).
 //!
 //! # 13. What a plugin may do
 //!

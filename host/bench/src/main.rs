@@ -93,8 +93,8 @@ struct AbiArgs {
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
-    /// Rounds of each row, border and twin in turns; their medians count.
-    #[arg(long, default_value_t = 11, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Short turns of each side per row; the fastest counts, and the median where another process is asked.
+    #[arg(long, default_value_t = 301, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
 }
 

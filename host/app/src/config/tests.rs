@@ -32,10 +32,30 @@ fn example_is_valid_with_and_without_its_comment_signs() {
 }
 
 #[test]
+fn compat_clients_need_an_address_and_a_whole_certificate() {
+    let rendezvous = |text: &str| parse(&format!("[rendezvous]\n{text}")).map(|c| c.rendezvous);
+    let plain = rendezvous("compat_listen = '127.0.0.1:8443'\nrelay_limit = 0").unwrap();
+    let listen = plain.compat.unwrap();
+    assert_eq!((listen.addr.port(), listen.tls, plain.relay_limit), (8443, None, None));
+    let files = "compat_cert = 'c.pem'\ncompat_key = 'k.pem'\n";
+    let tls = rendezvous(&format!("compat_listen = '0.0.0.0:443'\n{files}")).unwrap();
+    assert!(tls.compat.unwrap().tls.is_some());
+    assert_eq!((tls.relay_limit, rendezvous("").unwrap().compat), (Some(4_000), None));
+    for (text, key) in [
+        (files, "rendezvous.compat_listen"),
+        ("compat_listen = '127.0.0.1:1'\ncompat_key = 'k.pem'", "rendezvous.compat_cert"),
+        ("compat_listen = '127.0.0.1:1'\ncompat_max_clients = 0", "rendezvous.compat_max_clients"),
+        ("compat_listen = 'beacon:443'", "rendezvous.compat_listen"),
+    ] {
+        assert_eq!(rendezvous(text).unwrap_err().key, key, "{text}");
+    }
+}
+
+#[test]
 fn example_names_every_key() {
     // A misspelt key fails above; a forgotten one fails here, because the reader lists what it knows.
     let settings = ["plugins.settings.x", "plugins.settings.x.process", "plugins.settings.x.capabilities"];
-    for table in ["node", "engine", "metrics", "plugins"].into_iter().chain(settings) {
+    for table in ["node", "engine", "metrics", "plugins", "rendezvous"].into_iter().chain(settings) {
         let unknown = parse(&format!("[{table}]\nno_such_key = 1\n")).unwrap_err().message;
         let is_key = |k: &&str| k.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !k.is_empty();
         for key in unknown.split('`').filter(is_key) {

@@ -371,7 +371,7 @@ async fn data_keeps_a_client_and_pings_do_not() {
     let (mut raw, _client) = rig.inside(4096).await;
     let mut last = Instant::now();
     for kind in [BINARY, TEXT] {
-        tokio::time::sleep(Duration::from_secs(80)).await;
+        sleep(Duration::from_secs(80)).await;
         raw.send(&masked(kind, b"x")).await;
         last = Instant::now();
         if kind == BINARY {
@@ -379,7 +379,7 @@ async fn data_keeps_a_client_and_pings_do_not() {
         }
     }
     for _ in 0..2 {
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        sleep(Duration::from_secs(30)).await;
         raw.send(&masked(PING, b"1")).await;
         assert_eq!(raw.frame().await, (PONG, b"1".into()));
     }
@@ -401,7 +401,7 @@ async fn a_client_that_takes_nothing_is_dropped() {
     assert_eq!(traffic.sent + traffic.lost, 2 * client::QUEUE as u64);
     assert!(traffic.sent <= client::QUEUE as u64, "the queue has a bound");
     // It talks, so it is not idle.
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_secs(60)).await;
     raw.send(&masked(BINARY, b"x")).await;
     assert_eq!(rig.message().await, b"x"[..]);
     assert_eq!(rig.detached().await, (7, 0));
@@ -505,7 +505,7 @@ async fn a_changed_certificate_is_shown_without_a_restart() {
     let deadline = Instant::now() + Duration::from_secs(60);
     while connect(&new).await.is_err() {
         assert!(Instant::now() < deadline, "the new certificate is not shown");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
     }
     connect(&old).await.unwrap_err();
     // Who was inside stays.

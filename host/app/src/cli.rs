@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::compat::CompatArgs;
 use crate::config::Overrides;
 use crate::plugin_cmd::PluginCommand;
+use crate::transport::TransportArgs;
 
 /// The daemon of the Pilot overlay network. Its services are plugins.
 #[derive(Debug, Parser)]
@@ -138,6 +139,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
     #[command(flatten)]
+    pub transport: TransportArgs,
+    #[command(flatten)]
     pub compat: CompatArgs,
     /// The process that started this one, which must not be outlived; for the network runner.
     #[arg(long, env = crate::runner::process::PARENT_VARIABLE, hide = true)]
@@ -169,6 +172,7 @@ impl RunArgs {
             log_format: self.log_format.clone(),
             ..Overrides::default()
         };
+        self.transport.lay(&mut over);
         self.compat.lay(&mut over);
         over
     }

@@ -27,6 +27,9 @@ pub struct CompatArgs {
     /// Insist on TLS to the registry. A fingerprint or a file of roots, one of which is needed, switches it on by itself.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_parser = switch)]
     pub registry_tls: Option<bool>,
+    /// Whom to believe about the registry: pinned (fingerprint or file of roots), or the system's roots.
+    #[arg(long, env = "PILOT_REGISTRY_TRUST", value_name = "pinned|system")]
+    pub registry_trust: Option<String>,
     /// Leave the plugin dataexchange alone.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_parser = switch)]
     pub no_dataexchange: Option<bool>,
@@ -78,8 +81,6 @@ pub struct Unused {
     no_eventstream: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
     no_tasksubmit: Option<String>,
-    #[arg(long, hide = true, value_parser = ["pinned"])]
-    registry_trust: Option<String>,
     #[arg(long, hide = true)]
     log_max_size: Option<String>,
     #[arg(long, hide = true)]
@@ -131,6 +132,7 @@ impl CompatArgs {
         over.relay_only = self.relay_only;
         over.strict = self.strict_dataplane_trust;
         over.registry_tls = self.registry_tls;
+        over.registry_trust.clone_from(&self.registry_trust);
         if self.no_dataexchange == Some(true) {
             over.disabled_plugins.push("dataexchange");
         }

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pilot_engine::identity::Identity;
 use pilot_net::bus::Bus;
+use pilot_net::compat::{Client, Credentials};
 use pilot_net::identity_file;
 use pilot_net::node::{DialError, Node, Stream};
 use pilot_net::registry_client::RegistryClient;
@@ -47,6 +48,8 @@ pub struct Core {
     current: RwLock<Arc<Config>>,
     /// Streams and datagrams.
     pub node: Node,
+    /// The transport, when it is not UDP.
+    pub compat: Option<Client>,
     /// Services that plugins provide.
     pub services: Services,
     /// The runtime that host tasks and plugin futures run on.
@@ -70,6 +73,7 @@ pub struct Core {
     member_tags: RwLock<HashMap<u16, Vec<String>>>,
     peers: RwLock<HashMap<u32, PeerFacts>>,
     handshakes_in_flight: Mutex<HashSet<u32>>,
+    failure: Mutex<Option<String>>,
     /// What the host keeps for each plugin: rules, log lines, counts, and what its instance holds.
     pub plugins: Plugins,
 }
@@ -106,6 +110,7 @@ impl Core {
             current: RwLock::new(Arc::new(config.clone())),
             config,
             node,
+            compat: None,
             services: Services::default(),
             runtime: Handle::current(),
             stop,
@@ -122,8 +127,49 @@ impl Core {
             member_tags: RwLock::default(),
             peers: RwLock::default(),
             handshakes_in_flight: Mutex::default(),
+            failure: Mutex::default(),
             plugins,
         }
+    }
+
+    /// The same host over the compat transport, if there is one.
+    #[must_use]
+    pub fn over(self, compat: Option<Client>) -> Self {
+        Self { compat, ..self }
+    }
+
+    /// How datagrams travel, by its name in `info` (ipc.md section 8).
+    pub fn transport(&self) -> &'static str {
+        if self.compat.is_some() { "compat" } else { "udp" }
+    }
+
+    /// Makes the first compat connection; nothing over UDP, or when there was one already.
+    ///
+    /// # Errors
+    /// The start failure's text (wss.md section 6).
+    pub async fn connect_compat(self: &Arc<Self>) -> Result<(), String> {
+        let Some(compat) = &self.compat else { return Ok(()) };
+        let core = Arc::downgrade(self);
+        let who = move || {
+            let core = core.upgrade()?;
+            let node = Some(core.node_id()).filter(|n| *n != 0)?;
+            Some(Credentials { node, identity: core.identity()? })
+        };
+        compat.connect(who).await.map_err(|e| format!("compat connect: compat dial: {e}"))
+    }
+
+    /// The host cannot go on: it stops in order, and its program fails with this reason.
+    pub fn fail(&self, why: String) {
+        if self.stop.is_cancelled() {
+            return; // it stops already; what breaks on the way is no reason
+        }
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        self.stop.cancel();
+    }
+
+    /// Why it could not go on.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The configuration as it was read last.
@@ -168,7 +214,10 @@ impl Core {
 
     /// Registration succeeded: engine, bus and everybody who asks learn the node id.
     pub async fn registered(&self, node_id: u32, endpoint: &str) {
-        self.node_id.store(node_id, Ordering::Release);
+        let before = self.node_id.swap(node_id, Ordering::AcqRel);
+        if let Some(compat) = self.compat.as_ref().filter(|_| before != 0 && before != node_id) {
+            compat.renew(); // the connection belongs to the other number
+        }
         *self.endpoint.write().unwrap_or_else(PoisonError::into_inner) = endpoint.to_owned();
         self.node.bus().set_node_id(node_id);
         let public = self.is_public();

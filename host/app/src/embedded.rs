@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use pilot_net::rendezvous::{Follow, RendezvousConfig, RendezvousServer};
 use pilot_net::tls::{ClientTls, ServerTls};
+use pilot_wire::compat::BEACON_PLACEHOLDER;
 use tracing::info;
 
 use crate::config::{Config, RegistryTls, RendezvousSettings, RendezvousTls};
@@ -30,14 +31,17 @@ impl Rendezvous {
     }
 }
 
-/// Finds or starts the rendezvous.
+/// Finds or starts the rendezvous. Without `udp` the beacon is not looked up: it is reached by the compat transport.
 ///
 /// # Errors
 /// When a name does not resolve or an address cannot be bound, with what to do.
-pub async fn choose(config: &Config) -> anyhow::Result<Rendezvous> {
+pub async fn choose(config: &Config, udp: bool) -> anyhow::Result<Rendezvous> {
     if let Some(registry) = &config.registry {
-        let beacon = config.beacon_addr(registry);
-        return Ok(Rendezvous { registry: registry.clone(), beacon: resolve(&beacon).await?, server: None });
+        let beacon = match udp {
+            true => resolve(&config.beacon_addr(registry)).await?,
+            false => BEACON_PLACEHOLDER,
+        };
+        return Ok(Rendezvous { registry: registry.clone(), beacon, server: None });
     }
     // A standby would not take this host's own registration.
     let settings = &RendezvousSettings { primary: None, ..config.rendezvous.clone() };
@@ -126,6 +130,7 @@ pub fn client_tls(config: &Config, rendezvous: &Rendezvous) -> anyhow::Result<Op
         RegistryTls::Off => None,
         RegistryTls::Pinned(fingerprint) => Some(ClientTls::pinned(fingerprint)?),
         RegistryTls::CaFile(path) => Some(ClientTls::roots(path)?),
+        RegistryTls::System => Some(ClientTls::system()?),
     })
 }
 

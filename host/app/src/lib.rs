@@ -27,4 +27,5 @@ pub mod services;
 pub mod status;
 pub mod supervision;
 pub mod testing;
+pub mod transport;
 pub mod version;

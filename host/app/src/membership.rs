@@ -1,6 +1,7 @@
 //! Keeps this node registered and its inbox read: carries out what the engine's membership machine decides, and hands
 //! relayed handshakes to the handshake service. One task; each action runs on a task of its own and reports back.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -17,6 +18,9 @@ use tracing::{debug, info, warn};
 use crate::core::{Core, Nudge};
 use crate::run::local_endpoint;
 
+/// What a node registers that can be reached through the beacon only and has no socket (wss.md section 6).
+const NO_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
 /// How an action ended.
 enum Outcome {
     Registered(bool),
@@ -32,13 +36,19 @@ pub async fn run(core: Arc<Core>, mut signals: mpsc::Receiver<Signal>, mut nudge
     let clock = Clock::start();
     let local = local_endpoint(core.node.local_addr());
     let mut machine = Membership::new(clock.now(), local, seed);
-    if let Some(endpoint) = core.config.node.endpoint {
+    if core.compat.is_some() {
+        // There is no address to learn, and no beacon that would answer.
+        machine.fixed_address(clock.now(), NO_ADDRESS);
+    } else if let Some(endpoint) = core.config.node.endpoint {
         machine.observed(clock.now(), endpoint);
     }
     let (done_tx, mut done) = mpsc::channel(16);
     let mut looking: Vec<oneshot::Sender<()>> = Vec::new();
     loop {
         while let Some(action) = machine.poll_action() {
+            if action == Action::Discover && core.compat.is_some() {
+                continue; // the transport does that, at its own times
+            }
             if action == Action::Discover {
                 core.node.configure(|engine, now| engine.discover(now)).await;
                 continue;
@@ -106,13 +116,19 @@ async fn act(core: &Arc<Core>, action: Action) -> Option<Outcome> {
     }
 }
 
-fn registration(core: &Core, identity: &Identity, listen_addr: std::net::SocketAddr) -> Registration {
+fn registration(core: &Core, identity: &Identity, listen_addr: SocketAddr) -> Registration {
+    let compat = core.compat.is_some();
+    let listen_addr = match compat {
+        true => NO_ADDRESS,
+        false => core.config.node.endpoint.unwrap_or(listen_addr),
+    };
     Registration {
         public_key: STANDARD.encode(identity.public_key()),
-        listen_addr: core.config.node.endpoint.unwrap_or(listen_addr).to_string(),
+        listen_addr: listen_addr.to_string(),
         hostname: core.hostname(),
-        lan_addrs: lan_addrs(core),
+        lan_addrs: if compat { Vec::new() } else { lan_addrs(core) },
         version: crate::version::VERSION.to_owned(),
+        relay_only: compat || core.config.engine.relay_only,
         ..Registration::default()
     }
 }
@@ -139,7 +155,7 @@ pub async fn register_now(core: &Arc<Core>) -> Result<Map<String, serde_json::Va
     Ok(answer.as_object().cloned().unwrap_or_default())
 }
 
-async fn register(core: &Arc<Core>, listen_addr: std::net::SocketAddr) -> bool {
+async fn register(core: &Arc<Core>, listen_addr: SocketAddr) -> bool {
     let (Some(registry), Some(identity)) = (core.registry(), core.identity()) else { return false };
     let what = registration(core, &identity, listen_addr);
     match registry.register(&what).await {
@@ -150,6 +166,11 @@ async fn register(core: &Arc<Core>, listen_addr: std::net::SocketAddr) -> bool {
             let endpoint = if got.observed_addr.is_empty() { what.listen_addr } else { got.observed_addr };
             let first = core.node_id() == 0;
             core.registered(got.node_id, &endpoint).await;
+            // The first connection decides whether this host can start at all; later ones are the supervisor's.
+            if let Err(why) = core.connect_compat().await {
+                core.fail(why);
+                return false;
+            }
             announce(core, &got.address, &endpoint, first);
             true
         }
@@ -186,7 +207,7 @@ fn lan_addrs(core: &Core) -> Vec<String> {
         return Vec::new();
     }
     let usable = pilot_net::udp::lan_addresses().into_iter().filter(|ip| ip.is_ipv4() || bound.is_ipv6());
-    usable.map(|ip| std::net::SocketAddr::new(ip, bound.port()).to_string()).collect()
+    usable.map(|ip| SocketAddr::new(ip, bound.port()).to_string()).collect()
 }
 
 /// What the registry forgets about a node that it meets anew. Failures are logged and not fatal.

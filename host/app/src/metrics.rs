@@ -164,6 +164,23 @@ fn node(registry: &mut Registry, core: &Core, s: &Snapshot) {
         counter(s.accept_queue_drops),
     );
     registry.register("events_dropped", "Events of the engine that were lost", counter(s.events_dropped));
+    let compat = core.compat.as_ref().map(|c| c.status());
+    registry.register(
+        "compat_transport",
+        "1 when datagrams travel over a WebSocket to the beacon, 0 over UDP",
+        gauge(i64::from(compat.is_some())),
+    );
+    if let Some(compat) = compat {
+        let connected = compat.state == pilot_net::compat::State::Connected;
+        registry.register("compat_connected", "1 while that connection stands", gauge(i64::from(connected)));
+        registry.register(
+            "compat_reconnects",
+            "Connections made after the first",
+            counter(compat.reconnects),
+        );
+        registry.register("compat_sent_messages", "Messages sent on it", counter(compat.sent));
+        registry.register("compat_received_messages", "Messages of the beacon", counter(compat.received));
+    }
     let pending = core.services.handshake.get().map_or(0, |h| h.pending_count());
     registry.register("pending_trust_requests", "Trust requests that wait for a decision", gauge(pending));
     let webhook = core.services.webhook.get().map(|w| w.stats()).unwrap_or_default();

@@ -158,6 +158,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("node.admin_token", old.node.admin_token != new.node.admin_token),
         ("registry", (&old.registry, &old.registry_tls) != (&new.registry, &new.registry_tls)),
         ("beacon.addr", old.beacon != new.beacon),
+        ("node.transport or compat", old.transport != new.transport),
         ("rendezvous", old.rendezvous != new.rendezvous),
         ("ipc", (&old.socket, old.socket_group) != (&new.socket, new.socket_group)),
         ("engine", old.engine != new.engine),

@@ -14,7 +14,7 @@ use pilot_net::identity_file;
 use pilot_net::node::{Node, NodeFeeds};
 use pilot_net::registry_client::RegistryClient;
 use pilot_net::rendezvous::RendezvousServer;
-use pilot_net::udp::Udp;
+use pilot_wire::compat::BEACON_PLACEHOLDER;
 use serde_json::Map;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,8 @@ use crate::backend::HostBackend;
 use crate::config::Config;
 use crate::core::Core;
 use crate::ipc::IpcBackend;
-use crate::{admission, embedded, ipc, membership, metrics, notify, reload, supervision};
+use crate::transport::Carrier;
+use crate::{admission, embedded, ipc, membership, metrics, notify, reload, supervision, transport};
 
 /// Longest the network side may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -73,33 +74,34 @@ pub async fn run_until(
         Some(addr) => Some(metrics::bind(addr).await?),
         None => None,
     };
-    let udp = Udp::bind(config.node.listen).with_context(|| {
-        format!(
-            "bind the tunnel socket {}: choose another address with --listen or [node] listen",
-            config.node.listen
-        )
-    })?;
+    let Carrier { underlay, compat } = transport::open(&config).await?;
     let clock = Clock::start();
-    let mut engine =
-        Engine::new(config.engine.apply(pilot_engine::Config::default()), random_seed()?, clock.now());
+    let mut settings = config.engine.apply(pilot_engine::Config::default());
+    // Whatever the configuration says: there is no other way out.
+    settings.relay_only |= compat.is_some();
+    let mut engine = Engine::new(settings, random_seed()?, clock.now());
     engine.set_identity(identity.clone());
     engine.set_wall_clock(clock.now(), unix_nanos());
-    engine.set_lan_addrs(lan_addresses());
+    if compat.is_none() {
+        engine.set_lan_addrs(lan_addresses());
+    }
     let bus = Bus::new();
     let (node, NodeFeeds { queries, signals, task: driver, stop: stop_node }) =
-        Node::spawn(engine, udp, clock, bus)?;
-    info!(addr = %node.local_addr(), "tunnel socket bound");
+        Node::spawn(engine, underlay, clock, bus)?;
+    if compat.is_none() {
+        info!(addr = %node.local_addr(), "tunnel socket bound");
+    }
 
     let (nudge_tx, nudges) = mpsc::channel(64);
-    let core = Arc::new(Core::new(config, node, identity, stop.clone(), nudge_tx));
+    let core = Arc::new(Core::new(config, node, identity, stop.clone(), nudge_tx).over(compat));
     let mut background = tokio::task::JoinSet::new();
     background.spawn(core.history.clone().record(core.bus().clone()));
     background.spawn(admission::run(core.clone(), queries));
 
-    let rendezvous = embedded::choose(&core.config).await?;
+    let rendezvous = embedded::choose(&core.config, core.compat.is_none()).await?;
     core.node
         .configure({
-            let beacon = rendezvous.beacon;
+            let beacon = if core.compat.is_some() { BEACON_PLACEHOLDER } else { rendezvous.beacon };
             move |engine, _| engine.set_beacon(Some(beacon))
         })
         .await;
@@ -109,7 +111,8 @@ pub async fn run_until(
     });
     let client = client.standbys(core.config.standbys.clone());
     let client = client.tls(embedded::client_tls(&core.config, &rendezvous)?);
-    core.set_registry(Arc::new(client));
+    let proxy = transport::registry_proxy(&core.config, core.compat.is_some(), &rendezvous.registry)?;
+    core.set_registry(Arc::new(client.proxy(proxy)));
 
     let loaded = match load_plugins(&core).await {
         Ok(loaded) => loaded,
@@ -143,10 +146,13 @@ pub async fn run_until(
     if tokio::time::timeout(FAREWELL, driver).await.is_err() {
         warn!("the network side did not finish in time");
     }
+    if let Some(compat) = &core.compat {
+        compat.close().await;
+    }
     background.shutdown().await;
     rendezvous.shutdown().await;
     info!("stopped");
-    Ok(())
+    core.failure().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }
 
 /// Loads and starts the plugins on a thread that may wait.

@@ -68,6 +68,7 @@ pub async fn info(core: &Core) -> Map<String, Value> {
             "rtt_ms": p.rtt.map(millis),
             "loss": f64::from(p.loss_permille) / 1000.0,
             "rekeys": p.rekeys,
+            "transport": core.transport(),
         })
     });
     out.insert("peer_list".into(), peers.collect());
@@ -91,7 +92,7 @@ pub async fn info(core: &Core) -> Map<String, Value> {
         "tunnel_encryption_failure": s.encryption_failure,
         "networks": [{"network_id": 0, "address": core.addr().to_string()}],
         "endpoint": core.endpoint(),
-        "transport": "udp",
+        "transport": core.transport(),
         "features": FEATURES,
         "recovered_total": core.plugins.recovered_total(),
         "plugin_panics": core.plugins.plugin_panics(),
@@ -99,6 +100,9 @@ pub async fn info(core: &Core) -> Map<String, Value> {
         "registry": core.registry().map(|r| r.addr().to_owned()).unwrap_or_default(),
         "listen": core.node.local_addr().to_string(),
     })));
+    if let Some(compat) = &core.compat {
+        out.insert("compat".into(), compat_row(&compat.status()));
+    }
     out
 }
 
@@ -113,6 +117,19 @@ pub fn paths(config: &Config) -> Value {
         "state_dir": config.node.state_dir.display().to_string(),
         "inbox_dir": dir("inbox_dir", "inbox"),
         "received_dir": dir("received_dir", "received"),
+    })
+}
+
+fn compat_row(s: &pilot_net::compat::Status) -> Value {
+    json!({
+        "state": s.state.text(),
+        "url": s.url,
+        "proxy": s.proxy.as_deref().unwrap_or_default(),
+        "reconnects": s.reconnects,
+        "last_error": s.last_error,
+        "messages_sent": s.sent,
+        "messages_recv": s.received,
+        "messages_dropped": s.foreign,
     })
 }
 

@@ -252,6 +252,19 @@ impl ClientTls {
         Ok(ClientTls(Arc::new(config)))
     }
 
+    /// No server at all: for connections in the clear, whose TLS settings nobody asks for.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`].
+    pub fn none() -> Result<Self, TlsError> {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        Ok(ClientTls(Arc::new(config)))
+    }
+
     /// Any server. Only for finding out what is there; nothing that matters may be said to it.
     ///
     /// # Errors

@@ -27,6 +27,10 @@ pub fn example_toml() -> &'static str {
 #admin_token = ""
 # Networks to join at start, by id.
 #networks = []
+# How datagrams travel: udp; compat (one WebSocket to a beacon, for networks that let nothing but TCP 443 out, see
+# [compat]); or auto (udp if the beacon answers over it, else compat if that beacon answers). Precedence: flag
+# --transport, PILOT_TRANSPORT, this key, PILOT_TRANSPORT_DEFAULT; an unknown value in a variable is ignored.
+#transport = "udp"
 
 [registry]
 # HOST:PORT of the registry. Empty: start a rendezvous in this process on loopback (see [rendezvous]), or use the one
@@ -40,10 +44,37 @@ pub fn example_toml() -> &'static str {
 # PILOT_REGISTRY_FINGERPRINT) and --registry-ca.
 #fingerprint = ""
 #ca_file = ""
+# pinned (by the keys above), or system: TLS by the system's roots. With the compat transport and a registry on port 443
+# system is the default. Flag --registry-trust, environment PILOT_REGISTRY_TRUST.
+#trust = ""
 
 [beacon]
 # HOST:PORT of the beacon. Empty: the registry's host, port 9001. Flag --beacon, environment PILOT_BEACON.
 #addr = ""
+
+[compat]
+# The compat transport. URL of the beacon's WebSocket, wss://HOST[:PORT]/v1/compat (ws:// is taken too). Empty: the public
+# one, which auto does not consider. Flag --compat-beacon.
+#beacon = ""
+# Whom to believe: system (the machine's roots; SSL_CERT_FILE and SSL_CERT_DIR count), or pinned (the roots in the PEM file
+# roots_file and nobody else; the file alone means pinned). Flags --tls-trust, --compat-roots.
+#tls_trust = ""
+#roots_file = ""
+# HTTP proxy: auto (HTTPS_PROXY, NO_PROXY), off, or http://[USER:PASSWORD@]HOST[:PORT]. The registry is reached through it
+# too. Flag --proxy, environment PILOT_PROXY.
+#proxy = "auto"
+# Limit of one dial: names, TCP, proxy, TLS, upgrade and challenge together.
+#dial_timeout = "20s"
+# Time between pings, and how long a pong may take before the connection is given up.
+#ping_interval = "30s"
+#pong_wait = "10s"
+# Time between two data messages that say we are here; at most 60s, because a beacon drops a silent client after 90 s.
+#keepalive = "45s"
+# Messages from the beacon that may wait; beyond it nothing more is read from the connection.
+#receive_queue = 256
+# Wait before a lost connection is dialled again; doubles after each failed dial up to backoff_max.
+#backoff_first = "250ms"
+#backoff_max = "30s"
 
 [rendezvous]
 # Used by `pilot-host rendezvous`, and by `pilot-host run` when no registry is configured.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::plugins::RawPlugins;
+use super::transport::RawCompat;
 use super::{Config, ConfigError, LogConfig, NodeConfig, Overrides};
 
 pub(super) type Field<T> = Option<Spanned<T>>;
@@ -21,6 +22,7 @@ struct Raw {
     node: RawNode,
     registry: RawRegistry,
     beacon: RawAddr,
+    compat: RawCompat,
     rendezvous: RawRendezvous,
     #[serde(alias = "socket")]
     ipc: RawIpc,
@@ -43,6 +45,7 @@ struct RawNode {
     trust_auto_approve: Field<bool>,
     admin_token: Field<String>,
     networks: Field<Vec<i64>>,
+    transport: Field<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -52,6 +55,7 @@ pub(super) struct RawRegistry {
     pub(super) standbys: Field<Vec<String>>,
     pub(super) fingerprint: Field<String>,
     pub(super) ca_file: Field<String>,
+    pub(super) trust: Field<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -233,10 +237,11 @@ impl Merger<'_> {
         }
     }
 
-    fn config(&self, raw: Raw) -> Result<Config, ConfigError> {
+    fn config(&self, mut raw: Raw) -> Result<Config, ConfigError> {
+        let transport = self.transport(raw.node.transport.take(), raw.compat)?;
         let node = self.node(raw.node)?;
         let over = self.over;
-        let (registry, standbys, registry_tls) = self.registry(raw.registry)?;
+        let (registry, standbys, registry_tls) = self.registry(raw.registry, transport.choice)?;
         let beacon = self
             .endpoint("beacon.addr", &self.pick("--beacon", &over.beacon, raw.beacon.addr, String::new()))?;
         let rendezvous = self.rendezvous(raw.rendezvous)?;
@@ -278,6 +283,7 @@ impl Merger<'_> {
             standbys,
             registry_tls,
             beacon,
+            transport,
             rendezvous,
             socket,
             socket_group,

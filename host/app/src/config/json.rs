@@ -67,6 +67,13 @@ fn take(o: &mut Overrides, name: &str, value: String) -> Result<(), String> {
             o.disabled_plugins.push("dataexchange");
         }
         "registry-fingerprint" => put(&mut o.registry_fingerprint, value),
+        "registry-trust" => put(&mut o.registry_trust, value),
+        // Weaker than the variable, so not a flag's equal.
+        "transport" => put(&mut o.transport_in_json, value),
+        "compat-beacon" => put(&mut o.compat_beacon, value),
+        "tls-trust" => put(&mut o.tls_trust, value),
+        "compat-roots" => put(&mut o.compat_roots, value.into()),
+        "proxy" => put(&mut o.proxy, value),
         "keepalive" => put(&mut o.keepalive, value),
         "idle-timeout" => put(&mut o.idle_timeout, value),
         "time-wait" => put(&mut o.time_wait, value),

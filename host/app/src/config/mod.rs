@@ -11,6 +11,7 @@ mod plugins;
 mod registry;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use serde_json::Value;
 pub use example::example_toml;
 pub use plugins::{CapabilitySettings, PluginSettings, PluginsConfig};
 pub use registry::{PrimarySettings, RegistryTls, RendezvousSettings, RendezvousTls};
+pub use transport::{TlsTrust, TransportChoice, TransportSettings};
 
 /// Exit code of a configuration that does not validate (cli.md section 3, "Signals and exit codes").
 pub const EXIT_CONFIG: i32 = 78;
@@ -82,8 +84,26 @@ pub struct Overrides {
     pub registry_fingerprint: Option<String>,
     /// `registry.ca_file`
     pub registry_ca_file: Option<PathBuf>,
+    /// `registry.trust`
+    pub registry_trust: Option<String>,
     /// `beacon.addr`
     pub beacon: Option<String>,
+    /// `node.transport`, from the command line
+    pub transport: Option<String>,
+    /// `node.transport`, from `PILOT_TRANSPORT`
+    pub transport_variable: Option<String>,
+    /// `node.transport`, from another daemon's `config.json`
+    pub transport_in_json: Option<String>,
+    /// `node.transport`, from `PILOT_TRANSPORT_DEFAULT`
+    pub transport_default: Option<String>,
+    /// `compat.beacon`
+    pub compat_beacon: Option<String>,
+    /// `compat.tls_trust`
+    pub tls_trust: Option<String>,
+    /// `compat.roots_file`
+    pub compat_roots: Option<PathBuf>,
+    /// `compat.proxy`
+    pub proxy: Option<String>,
     /// `ipc.socket`
     pub socket: Option<PathBuf>,
     /// `ipc.group`
@@ -171,6 +191,8 @@ pub struct Config {
     pub registry_tls: RegistryTls,
     /// Beacon; `None` means the registry's host with port 9001.
     pub beacon: Option<String>,
+    /// How datagrams travel.
+    pub transport: TransportSettings,
     /// The rendezvous that this process may serve.
     pub rendezvous: RendezvousSettings,
     /// Local socket path.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use pilot_net::rendezvous::{CertificateFiles, CompatListen};
 
-use super::ConfigError;
 use super::file::{Field, Given, Merger, RawRegistry, RawRendezvous, optional_path};
+use super::{ConfigError, TransportChoice};
 
 /// How the registry's connections are secured (registry.md section 5).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum RegistryTls {
     Pinned(String),
     /// TLS to a server whose certificate leads to one of the roots in this file.
     CaFile(PathBuf),
+    /// TLS to a server whose certificate leads to one of the system's roots.
+    System,
 }
 
 /// What the rendezvous shows on its registry port.
@@ -79,7 +81,11 @@ pub struct PrimarySettings {
 type RegistryParts = (Option<String>, Vec<String>, RegistryTls);
 
 impl Merger<'_> {
-    pub(super) fn registry(&self, raw: RawRegistry) -> Result<RegistryParts, ConfigError> {
+    pub(super) fn registry(
+        &self,
+        raw: RawRegistry,
+        transport: TransportChoice,
+    ) -> Result<RegistryParts, ConfigError> {
         let over = self.over;
         let addr = self
             .endpoint("registry.addr", &self.pick("--registry", &over.registry, raw.addr, String::new()))?;
@@ -97,16 +103,38 @@ impl Merger<'_> {
             let text = "standbys of which registry? give registry.addr (--registry) too";
             return Err(self.bad(&listed, "registry.standbys", text.into()));
         }
-        Ok((addr, standbys, self.registry_tls(raw.fingerprint, raw.ca_file)?))
+        let trust = self.pick("--registry-trust", &over.registry_trust, raw.trust, String::new());
+        let system = match trust.value.trim() {
+            "system" => true,
+            // Behind a firewall the registry has a name and 443, as the beacon has (wss.md section 6).
+            "" => {
+                transport == TransportChoice::Compat && addr.as_deref().is_some_and(|a| a.ends_with(":443"))
+            }
+            "pinned" => false,
+            other => {
+                let text = format!("{other:?} is neither system nor pinned");
+                return Err(self.bad(&trust, "registry.trust", text));
+            }
+        };
+        let tls = match self.registry_tls(raw.fingerprint, raw.ca_file, system)? {
+            RegistryTls::Off if system => RegistryTls::System,
+            other => other,
+        };
+        Ok((addr, standbys, tls))
     }
 
     /// A fingerprint or a file of roots switches TLS on; without either one there would be nobody to believe.
-    fn registry_tls(&self, pin: Field<String>, ca_file: Field<String>) -> Result<RegistryTls, ConfigError> {
+    fn registry_tls(
+        &self,
+        pin: Field<String>,
+        ca_file: Field<String>,
+        system: bool,
+    ) -> Result<RegistryTls, ConfigError> {
         let pin = self.pick("--registry-fingerprint", &self.over.registry_fingerprint, pin, String::new());
         let ca_file = optional_path(&self.over.registry_ca_file, ca_file);
         match (self.fingerprint(&pin, "registry.fingerprint")?, ca_file) {
-            (None, None) if self.over.registry_tls == Some(true) => {
-                let text = "TLS to the registry was asked for, but nothing says whom to believe: give --registry-fingerprint or --registry-ca";
+            (None, None) if self.over.registry_tls == Some(true) && !system => {
+                let text = "TLS to the registry was asked for, but nothing says whom to believe: give --registry-fingerprint, --registry-ca or --registry-trust system";
                 Err(self.bad(&pin, "registry.fingerprint", text.to_owned()))
             }
             (None, None) => Ok(RegistryTls::Off),

@@ -21,6 +21,7 @@ fn example_is_valid_with_and_without_its_comment_signs() {
         .collect();
     let opened = parse(&open).unwrap();
     assert_eq!(opened.node.listen, plain.node.listen);
+    assert_eq!((&opened.transport, &opened.registry_tls), (&plain.transport, &plain.registry_tls));
     // What the example shows for a plugin is what an unknown one has.
     let caps = |c: &Config| c.plugins.capabilities("example");
     assert_eq!(caps(&opened), caps(&plain));
@@ -55,7 +56,8 @@ fn compat_clients_need_an_address_and_a_whole_certificate() {
 fn example_names_every_key() {
     // A misspelt key fails above; a forgotten one fails here, because the reader lists what it knows.
     let settings = ["plugins.settings.x", "plugins.settings.x.process", "plugins.settings.x.capabilities"];
-    for table in ["node", "engine", "metrics", "plugins", "rendezvous"].into_iter().chain(settings) {
+    let tables = ["node", "registry", "compat", "engine", "metrics", "plugins", "rendezvous"];
+    for table in tables.into_iter().chain(settings) {
         let unknown = parse(&format!("[{table}]\nno_such_key = 1\n")).unwrap_err().message;
         let is_key = |k: &&str| k.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !k.is_empty();
         for key in unknown.split('`').filter(is_key) {

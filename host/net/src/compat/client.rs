@@ -125,6 +125,9 @@ impl Client {
         who: impl Fn() -> Option<Credentials> + Send + Sync + 'static,
     ) -> Result<(), DialError> {
         let inner = &self.0;
+        if inner.to_driver.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return if inner.close.is_cancelled() { Err(DialError::Closed) } else { Ok(()) };
+        }
         let Some(credentials) = who() else {
             return Err(DialError::Auth("this node is not registered yet".to_owned()));
         };

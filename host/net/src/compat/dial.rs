@@ -66,7 +66,7 @@ pub(super) async fn dial(config: &CompatConfig, who: &Credentials) -> Result<Soc
 /// A byte stream to the host of `url`, through the proxy if there is one. TLS is not begun.
 pub(super) async fn reach(url: &Url, proxy: Option<&Proxy>) -> io::Result<Box<dyn Bytes>> {
     match proxy {
-        Some(proxy) => proxy.connect(&url.host, url.port).await,
+        Some(proxy) => Ok(proxy.connect(&url.host, url.port).await?.0),
         None => {
             let stream = TcpStream::connect((url.host.as_str(), url.port)).await?;
             stream.set_nodelay(true)?;

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -195,14 +196,16 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 impl Proxy {
-    /// A stream to `host:port` through the proxy, which looks the name up.
+    /// A stream to `host:port` through the proxy, which looks the name up, and a second descriptor of the connection to
+    /// the proxy.
     ///
     /// # Errors
     /// Those of the way to the proxy, and what the proxy answers instead of 200.
-    pub(crate) async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Bytes>> {
+    pub(crate) async fn connect(&self, host: &str, port: u16) -> io::Result<(Box<dyn Bytes>, OwnedFd)> {
         let named = |e: io::Error| io::Error::new(e.kind(), format!("proxy {self}: {e}"));
         let tcp = TcpStream::connect((self.url.host.as_str(), self.url.port)).await.map_err(named)?;
         tcp.set_nodelay(true)?;
+        let socket = tcp.as_fd().try_clone_to_owned()?;
         let mut stream: Box<dyn Bytes> = match self.url.tls {
             false => Box::new(tcp),
             true => {
@@ -231,7 +234,7 @@ impl Proxy {
         if !rest.is_empty() {
             return Err(io::Error::other(format!("proxy {self} sent something behind its answer")));
         }
-        Ok(stream)
+        Ok((stream, socket))
     }
 }
 

@@ -604,6 +604,32 @@ async fn a_proxy_is_asked_by_name() {
 }
 
 #[tokio::test]
+async fn the_registry_is_reached_through_the_proxy_too() {
+    let (asked, mut questions) = mpsc::unbounded_channel();
+    let registry = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = registry.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = registry.accept().await.unwrap();
+        for _ in 0..2 {
+            let mut request = vec![0; usize::try_from(stream.read_u32().await.unwrap()).unwrap()];
+            stream.read_exact(&mut request).await.unwrap();
+            let answer = br#"{"type":"pong"}"#;
+            stream.write_u32(u32::try_from(answer.len()).unwrap()).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let way: Proxy = format!("http://127.0.0.1:{}", proxy(false, asked).await).parse().unwrap();
+    let client = crate::registry_client::RegistryClient::unsigned(format!("registry.invalid:{port}"));
+    let client = client.proxy(Some(way));
+    // Twice over one connection: an idle one is known to be good.
+    for _ in 0..2 {
+        let answer = within(client.call("ping", serde_json::Map::new())).await.unwrap();
+        assert_eq!(answer["type"], "pong");
+    }
+    assert_eq!(within(questions.recv()).await.unwrap(), format!("registry.invalid:{port} "));
+}
+
+#[tokio::test]
 async fn the_check_of_auto_knows_a_beacon_by_its_426() {
     let dir = tempfile::tempdir().unwrap();
     let plain = beacon(None, patient).await;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use pilot_wire::registry::{MAX_MESSAGE_SIZE, WRITE_MESSAGE_DEADLINE, decode_message};
 use serde_json::{Map, Value};
-use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::error::TransportError;
+use crate::compat::Proxy;
 use crate::framed::read_body;
 use crate::tls::ClientTls;
 use crate::transport::{self, Stream, late};
@@ -27,15 +27,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub async fn dial(addr: &str, tls: Option<&ClientTls>) -> io::Result<Self> {
-        Ok(Self { stream: transport::dial(addr, tls).await? })
+    pub async fn dial(addr: &str, tls: Option<&ClientTls>, proxy: Option<&Proxy>) -> io::Result<Self> {
+        Ok(Self { stream: transport::dial_through(addr, tls, proxy).await? })
     }
 
     /// Whether the registry has not closed it meanwhile. Bytes that nobody asked for make it useless too.
     pub fn is_idle(&self) -> bool {
         // A look, not a read: the bytes would be missing from a TLS record.
-        let socket = SockRef::from(self.stream.tcp());
-        matches!(socket.peek(&mut [MaybeUninit::uninit()]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        matches!(self.stream.socket().peek(&mut [MaybeUninit::uninit()]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends an encoded message and reads the answer.

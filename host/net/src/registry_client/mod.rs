@@ -36,6 +36,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::compat::Proxy;
 use crate::tls::ClientTls;
 use connection::Connection;
 pub use error::{ReconnectError, RegistryError, TransportError};
@@ -58,6 +59,7 @@ pub struct RegistryClient {
     servers: Servers,
     has_standbys: bool,
     tls: Option<ClientTls>,
+    proxy: Option<Proxy>,
     signer: Option<Signer>,
     node: AtomicU32,
     slots: Semaphore,
@@ -104,6 +106,12 @@ impl RegistryClient {
         Self { tls, ..self }
     }
 
+    /// The same client through an HTTP proxy, which looks the registry's name up. To be called before the first request.
+    #[must_use]
+    pub fn proxy(self, proxy: Option<Proxy>) -> Self {
+        Self { proxy, ..self }
+    }
+
     /// The same client with further registries, which are asked when the first one cannot be reached. To be called before
     /// the first request.
     #[must_use]
@@ -117,6 +125,7 @@ impl RegistryClient {
             servers: Servers::new(vec![addr]),
             has_standbys: false,
             tls: None,
+            proxy: None,
             signer,
             node: AtomicU32::new(0),
             slots: Semaphore::new(connections),
@@ -231,7 +240,9 @@ impl RegistryClient {
         }
         let mut missed = Missed::Dial(io::ErrorKind::NotConnected.into());
         for server in self.servers.order() {
-            missed = match Connection::dial(self.servers.addr(server), self.tls.as_ref()).await {
+            let addr = self.servers.addr(server);
+            let dialled = Connection::dial(addr, self.tls.as_ref(), self.proxy.as_ref()).await;
+            missed = match dialled {
                 Err(e) => {
                     self.servers.note(server, false);
                     Missed::Dial(e)

@@ -72,6 +72,7 @@ fn info_text(out: &Out, i: &Value) -> String {
         ("Uptime", uptime(i["uptime_secs"].as_f64().unwrap_or(0.0))),
         ("Registry", registered),
         ("Endpoint", text(i, "endpoint").to_owned()),
+        ("Transport", transport_text(out, i)),
         ("Networks", networks.join(", ")),
         ("Peers", peers),
         ("Connections", count("connections")),
@@ -86,6 +87,30 @@ fn info_text(out: &Out, i: &Value) -> String {
             },
         ),
     ])
+}
+
+/// How the daemon's datagrams travel; with the compat transport, how that is going.
+fn transport_text(out: &Out, info: &Value) -> String {
+    let (name, compat) = (text(info, "transport"), &info["compat"]);
+    if !compat.is_object() {
+        return name.to_owned();
+    }
+    let state = match text(compat, "state") {
+        "connected" => out.green("connected"),
+        other => out.yellow(other),
+    };
+    let mut line = format!("{name}, {state}, {}", text(compat, "url"));
+    if !text(compat, "proxy").is_empty() {
+        line += &format!(" through {}", text(compat, "proxy"));
+    }
+    match number(compat, "reconnects") {
+        0 => {}
+        n => line += &format!(", {n} reconnect(s)"),
+    }
+    if !text(compat, "last_error").is_empty() {
+        line += &format!(" ({})", text(compat, "last_error"));
+    }
+    line
 }
 
 pub(crate) async fn health(ctx: &Context) -> Outcome {
@@ -123,6 +148,7 @@ pub(crate) async fn peers(ctx: &Context, args: Peers) -> Outcome {
                 endpoint => endpoint.to_owned(),
             },
             match (text(p, "path"), p["relay"] == Value::Bool(true)) {
+                _ if text(p, "transport") == "compat" => "compat".to_owned(),
                 ("", true) => "relay".to_owned(),
                 ("", false) => "direct".to_owned(),
                 (path, _) => path.to_owned(),

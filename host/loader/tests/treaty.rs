@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use pilot_loader::{Code, PluginState};
+use pilot_loader::{Code, PluginState, conformance};
 use plugin_abi::Daemon;
 use sha2::{Digest, Sha256};
 
@@ -228,26 +228,20 @@ const REFUSED: [Refused; 6] = [
         "expected u32, found u64 (at create.init.node_id",
         "expected u64, found u32",
     ),
-    (
-        "other-order",
-        OTHER_ORDER,
-        Code::OtherLayout,
-        "other interface layout: ",
-        "refused: other interface layout: ",
-    ),
+    ("other-order", OTHER_ORDER, Code::OtherLayout, "found field_name:info", "expected field_name:info"),
     (
         "other-field",
         OTHER_FIELD,
         Code::OtherLayout,
-        "other interface layout: ",
-        "refused: other interface layout: ",
+        "expected field_name:circuit_skips",
+        "expected field_name:skipped",
     ),
     (
         "other-major",
         OTHER_MAJOR,
         Code::OtherTreaty,
         "built for treaty 2, this host speaks treaty 1.",
-        "refused: ",
+        "incompatible package versions, expected 2.0.0, found 1.1.0",
     ),
 ];
 
@@ -284,27 +278,58 @@ fn a_changed_interface_is_refused_both_ways_and_costs_the_host_nothing() {
     rack.daemon("good").wait_for_log("stopped").unwrap();
 }
 
-/// Nothing with Rust's own layout crosses the border: a plugin whose every such layout is shuffled works all the same.
-/// It stands in for a plugin of another compiler version. Part of the long tests (`PILOT_LONG=1`), because everything
-/// below the plugin has to be built again.
+/// Nothing with Rust's own layout crosses the border: a plugin whose every such layout is shuffled uses the whole treaty
+/// in today's host and in the released one, and another one passes the conformance kit. It stands in for a plugin of another compiler
+/// version. Part of the long tests (`PILOT_LONG=1`), because everything below the plugin has to be built again.
 #[test]
 fn a_plugin_with_shuffled_layouts_runs() {
     if std::env::var_os("PILOT_LONG").is_none() {
         return;
     }
-    let hello = root().join("examples/hello-plugin/Cargo.toml");
     // With a target named, the flags do not reach build scripts and macros.
     let triple = plugin_abi::header::TARGET;
     let shuffled = [("RUSTC_BOOTSTRAP", "1"), ("RUSTFLAGS", "-Zrandomize-layout -Zlayout-seed=20260801")];
-    build_with(&hello, &["--target", triple], &shuffled);
-    let library = target().join(triple).join("debug/libhello_plugin.so");
-    let rack = Rack::new().copy(&library, "hello.so");
+    let plain = today().plugin();
+    let workspace = target().join("tmp/treaty/today/Cargo.toml");
+    build_with(&workspace, &["--package", "treaty-plugin-today", "--target", triple], &shuffled);
+    let library = target().join(triple).join("debug").join(plain.file_name().unwrap());
+    assert_ne!(std::fs::read(&library).unwrap(), std::fs::read(plain).unwrap());
+    for host in [today(), frozen()] {
+        assert_eq!(host.run_file(&library), SEEN, "shuffled plugin in {} host", host.name);
+    }
+    let rack = Rack::new().copy(&library, "witness.so");
     let loaded = rack.load().unwrap();
-    let daemon = rack.daemon("hello");
-    daemon.wait_for_log("hello").unwrap();
-    daemon.publish("node.registered", Some([("ids".to_owned(), vec![1, 2].into())].into_iter().collect()));
+    rack.daemon("witness").wait_for_log("seen all").unwrap();
     loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
-    assert_eq!(daemon.wait_for_log("goodbye").unwrap().fields["seen"], 1);
+    // The witness has faults on purpose, so the kit judges another one.
+    let example = root().join("examples/hello-plugin/Cargo.toml");
+    build_with(&example, &["--target", triple], &shuffled);
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["conformance_entry", "--exact", "--nocapture", "--quiet"])
+        .env(CHECKED, target().join(triple).join("debug/libhello_plugin.so"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("conformance of the shuffled plugin:\n{said}");
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let steps = said.lines().filter(|l| l.starts_with("pass ") || l.starts_with("note ")).count();
+    assert_eq!(steps, conformance::STEPS.len(), "{said}");
+}
+
+/// The file that [`conformance_entry`] is to check.
+const CHECKED: &str = "PILOT_LOADER_TEST_CHECKED";
+
+/// Not a test of its own: the conformance kit on one file, alone in its process, when the environment names it.
+#[test]
+fn conformance_entry() {
+    let Some(file) = std::env::var_os(CHECKED) else { return };
+    let state = tempfile::tempdir().unwrap();
+    conformance::check(Path::new(&file), &conformance::Settings::new(state.path()), &mut |progress| {
+        if let conformance::Progress::End(finding) = progress {
+            println!("{} {}: {}", finding.verdict.as_str(), finding.step, finding.text);
+            assert_ne!(finding.verdict, conformance::Verdict::Fail, "{}", finding.text);
+        }
+    });
 }
 
 /// A small workspace below the target directory: a treaty, and the witness and the small host built against it.
@@ -377,8 +402,12 @@ impl Variant {
 
     /// What this treaty's host prints about the other's plugin.
     fn run(&self, other: &Variant) -> String {
+        self.run_file(&other.plugin())
+    }
+
+    fn run_file(&self, plugin: &Path) -> String {
         let host = self.built.join(format!("treaty-host-{}", self.name));
-        let output = Command::new(host).arg(other.plugin()).output().unwrap();
+        let output = Command::new(host).arg(plugin).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }

@@ -159,9 +159,9 @@ impl Registry {
         let call = Call { now, source, request: Request(request) };
         let outcome = self.check_standby(&call).and_then(|()| self.dispatch(&call));
         self.proof = None;
-        self.counters.count(call.request.kind(), outcome.is_err());
-        let close = matches!(outcome, Err(Refusal::NoReplication | Refusal::ReplicationToken));
         let subscribed = matches!(outcome, Err(Refusal::Subscribed));
+        self.counters.count(call.request.kind(), outcome.is_err() && !subscribed);
+        let close = matches!(outcome, Err(Refusal::NoReplication | Refusal::ReplicationToken));
         let done = outcome.is_ok();
         let standby = matches!(outcome, Err(Refusal::Standby));
         let answer = outcome.unwrap_or_else(|refusal| Answer::error(&refusal.shown()));

@@ -77,6 +77,7 @@ fn only_the_token_opens_the_feed() {
     };
     let mut rig = Rig::with(|s| s.replication_token = Some("copy".into()));
     assert!(subscribe(&mut rig, "copy").0);
+    assert_eq!(rig.registry.stats().refused, 0, "a feed that begins is no refusal");
     assert_eq!(subscribe(&mut rig, "cop"), (false, true, "invalid replication token".into()));
     let mut rig = Rig::with(|s| s.replication_token = Some(String::new()));
     assert!(!subscribe(&mut rig, "").0);

@@ -15,7 +15,6 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use pilot_loader::{Code, PluginState, conformance};
-use plugin_abi::Daemon;
 use sha2::{Digest, Sha256};
 
 use rack::{Rack, build_with, library, root, target};

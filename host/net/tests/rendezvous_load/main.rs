@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on says so by its panic; figures are printed
 
 mod beacon;
+mod compat;
 mod hostile;
 mod kill;
 mod scale;
 mod server;
+#[path = "../rendezvous/ws.rs"]
+mod ws;

@@ -1,22 +1,24 @@
 //! The server process and what all tests ask of it.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer, SigningKey};
-use pilot_net::rendezvous::{Limits, RendezvousConfig, RendezvousServer};
+use pilot_net::rendezvous::{CertificateFiles, CompatListen, Limits, RendezvousConfig, RendezvousServer};
 use pilot_wire::registry::{PREAMBLE, challenge, read_message, write_raw_message};
 use serde_json::{Value, json};
 
 const CHILD: &str = "PILOT_TEST_LOAD_SERVER";
 /// Milliseconds after which the server gives up on a silent client; the usual five minutes without it.
 const IDLE: &str = "PILOT_TEST_LOAD_IDLE";
+/// Directory of the certificate with which WebSocket clients are taken; in the clear without it.
+const CERTIFICATE: &str = "PILOT_TEST_LOAD_CERTIFICATE";
 
 pub fn long() -> bool {
     std::env::var_os("PILOT_LONG").is_some_and(|v| v == "1")
@@ -37,7 +39,12 @@ fn load_server() {
         close_above: u32::MAX,
         ..Limits::default()
     };
+    let tls = std::env::var_os(CERTIFICATE).map(|dir| {
+        let dir = Path::new(&dir);
+        CertificateFiles { certificate: dir.join("tls-cert.pem"), key: dir.join("tls-key.pem") }
+    });
     let config = RendezvousConfig {
+        compat: Some(CompatListen { tls, ..CompatListen::plain(any) }),
         registry_addr: any,
         beacon_addr: any,
         data_dir: Some(dir).filter(|d| d != "-").map(Into::into),
@@ -46,7 +53,8 @@ fn load_server() {
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let server = runtime.block_on(RendezvousServer::bind(config)).unwrap();
-    println!("\nlistening on {} {}", server.registry_addr(), server.beacon_addr());
+    let compat = server.compat_addr().unwrap();
+    println!("\nlistening on {} {} {compat}", server.registry_addr(), server.beacon_addr());
     std::thread::park();
 }
 
@@ -60,8 +68,11 @@ pub fn raise_descriptors() -> u64 {
 
 pub struct Server {
     child: Child,
+    /// Kept open: a test that runs for over a minute says so, and would end if it could not.
+    _output: BufReader<ChildStdout>,
     pub registry: SocketAddr,
     pub beacon: SocketAddr,
+    pub compat: SocketAddr,
 }
 
 impl Server {
@@ -70,18 +81,31 @@ impl Server {
     }
 
     pub fn start_with(dir: Option<&Path>, idle: Duration) -> Server {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Server::spawn(
+            Command::new(std::env::current_exe().unwrap()).env(IDLE, idle.as_millis().to_string()),
+            dir,
+        )
+    }
+
+    /// Takes WebSocket clients over TLS with the certificate in `certificate`.
+    pub fn start_with_certificate(certificate: &Path) -> Server {
+        Server::spawn(Command::new(std::env::current_exe().unwrap()).env(CERTIFICATE, certificate), None)
+    }
+
+    fn spawn(command: &mut Command, dir: Option<&Path>) -> Server {
+        let mut child = command
             .args(["--exact", "server::load_server", "--nocapture"])
             .env(CHILD, dir.map_or("-".into(), |d| d.as_os_str().to_owned()))
-            .env(IDLE, idle.as_millis().to_string())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut lines = output.by_ref().lines();
         let addr =
             lines.find_map(|line| line.unwrap().strip_prefix("listening on ").map(str::to_owned)).unwrap();
-        let (registry, beacon) = addr.split_once(' ').unwrap();
-        Server { child, registry: registry.parse().unwrap(), beacon: beacon.parse().unwrap() }
+        let mut addrs = addr.split(' ').map(|addr| addr.parse().unwrap());
+        let mut addr = || addrs.next().unwrap();
+        Server { child, _output: output, registry: addr(), beacon: addr(), compat: addr() }
     }
 
     /// Resident memory, bytes.

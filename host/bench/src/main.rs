@@ -13,9 +13,9 @@ mod registry;
 mod report;
 mod role;
 mod worker;
+mod wss;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -34,6 +34,8 @@ enum Suite {
     Net(NetArgs),
     /// One rendezvous on loopback: registrations, lookups, resolves, relayed frames.
     Registry(RegistryArgs),
+    /// One stream between nodes without UDP, over a WebSocket each, beside UDP through the same beacon and bare TLS.
+    Wss(WssArgs),
     /// What a call costs across the border of a plugin file, beside plain `dyn` in the same process.
     Abi(AbiArgs),
     /// The process of an isolated plugin, for the suite `abi`.
@@ -89,6 +91,19 @@ struct RegistryArgs {
 }
 
 #[derive(Debug, Args)]
+struct WssArgs {
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Rounds of each transfer; their median counts.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// MiB per round of a transfer.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=65536))]
+    mib: u64,
+}
+
+#[derive(Debug, Args)]
 struct AbiArgs {
     /// Print one JSON object instead of a table.
     #[arg(long)]
@@ -101,17 +116,7 @@ struct AbiArgs {
 #[derive(Debug, Subcommand)]
 enum Role {
     /// A public Pilot node.
-    Pilot {
-        /// The rendezvous' registry.
-        #[arg(long)]
-        registry: SocketAddr,
-        /// The rendezvous' beacon.
-        #[arg(long)]
-        beacon: SocketAddr,
-        /// Largest segment on any path; the engine's defaults if none.
-        #[arg(long)]
-        segment: Option<usize>,
-    },
+    Pilot(role::pilot::Options),
     /// A quinn endpoint.
     Quic {
         /// Largest UDP payload that MTU discovery may find.
@@ -122,6 +127,8 @@ enum Role {
     Echo,
     /// A TCP server.
     Tcp,
+    /// A TLS server.
+    Tls,
     /// A TCP server that answers without looking.
     Answer,
     /// A rendezvous.
@@ -172,12 +179,14 @@ async fn run(suite: Suite) -> anyhow::Result<()> {
             };
             print(args.json, &registry::run(&settings).await?)
         }
+        Suite::Wss(args) => print(args.json, &wss::run(args.rounds, args.mib << 20).await?),
         Suite::Abi(args) => print(args.json, &abi::run(args.rounds)?),
         Suite::Role { role } => match role {
-            Role::Pilot { registry, beacon, segment } => role::pilot::run(registry, beacon, segment).await,
+            Role::Pilot(options) => role::pilot::run(options).await,
             Role::Quic { mtu } => role::quic::run(mtu).await,
             Role::Echo => role::echo::run().await,
             Role::Tcp => role::tcp::run().await,
+            Role::Tls => role::tls::run().await,
             Role::Answer => role::answer::run().await,
             Role::Rendezvous => role::rendezvous::run().await,
         },

@@ -53,6 +53,13 @@ pub enum Target {
         /// Whom to trust.
         certificate: String,
     },
+    /// A TLS server and its only certificate, DER in base64.
+    Tls {
+        /// Where it listens.
+        addr: SocketAddr,
+        /// Whom to trust.
+        certificate: String,
+    },
     /// A UDP echo server.
     Udp(SocketAddr),
     /// A TCP server.
@@ -63,6 +70,10 @@ pub enum Target {
         registry: SocketAddr,
         /// Its beacon.
         beacon: SocketAddr,
+        /// Where that takes WebSocket clients, over TLS.
+        compat: SocketAddr,
+        /// The fingerprint of the certificate there.
+        pin: String,
     },
 }
 

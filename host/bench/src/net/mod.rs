@@ -100,13 +100,13 @@ pub async fn run(settings: &Settings) -> Result<Vec<Metric>> {
 
 /// Two processes, the first of which can reach the second.
 #[derive(Debug)]
-struct Pair {
-    from: Worker,
+pub(crate) struct Pair {
+    pub(crate) from: Worker,
     to: Worker,
 }
 
 impl Pair {
-    async fn start(role: &'static str, args: &[String]) -> Result<Pair> {
+    pub(crate) async fn start(role: &'static str, args: &[String]) -> Result<Pair> {
         let to = Worker::start(role, args).await?;
         let mut from = Worker::start(role, args).await?;
         from.aim(&to).await?;
@@ -120,14 +120,14 @@ impl Pair {
     }
 
     /// A small transfer whose every byte is compared: whatever is measured later is known to work.
-    async fn prove(&mut self) -> Result<()> {
+    pub(crate) async fn prove(&mut self) -> Result<()> {
         let request = Request::Transfer { streams: 2, bytes: 4 << 20, verify: true };
         self.from.took(&request).await.context("a small transfer before measuring")?;
         Ok(())
     }
 
     /// Processor seconds of both processes since their start.
-    fn cpu(&self) -> Result<f64> {
+    pub(crate) fn cpu(&self) -> Result<f64> {
         Ok((self.from.usage()?.cpu + self.to.usage()?.cpu).as_secs_f64())
     }
 
@@ -136,14 +136,14 @@ impl Pair {
         Ok(self.from.usage()?.resident + self.to.usage()?.resident)
     }
 
-    async fn stop(self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
         let (from, to) = (self.from.stop().await, self.to.stop().await);
         from.and(to)
     }
 }
 
 /// The middle value, or the mean of the two middle ones.
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {
@@ -154,7 +154,7 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// Says on standard error what is going on; the result goes to standard output alone.
-fn progress(text: &str) {
+pub(crate) fn progress(text: &str) {
     eprintln!("bench: {text}");
 }
 

@@ -60,7 +60,8 @@ pub async fn run(settings: &Settings) -> Result<Vec<Metric>> {
     let wants = |name| settings.only.is_empty() || settings.only.contains(&name);
     let server = Worker::start("rendezvous", &[]).await?;
     let bare = Worker::start("answer", &[]).await?;
-    let (Target::Rendezvous { registry, beacon }, Target::Tcp(echo)) = (&server.target, &bare.target) else {
+    let (Target::Rendezvous { registry, beacon, .. }, Target::Tcp(echo)) = (&server.target, &bare.target)
+    else {
         bail!("a child is not what it should be");
     };
     let mut metrics = Vec::new();

@@ -23,6 +23,10 @@ pub struct Member {
     pub identity: Arc<Identity>,
     /// What the engine hears from the beacon.
     pub signals: mpsc::Receiver<Signal>,
+    /// Be reached through the beacon only.
+    pub relay_only: bool,
+    /// What to register as the endpoint when it is not the one that was found out.
+    pub endpoint: Option<&'static str>,
     /// For the machine's jitter.
     pub seed: [u8; 32],
 }
@@ -34,19 +38,27 @@ impl Member {
     /// When the first registration fails.
     pub async fn join(mut self) -> Result<u32> {
         let mut machine = Membership::new(self.clock.now(), self.node.local_addr(), self.seed);
-        while !machine.is_up() {
-            self.step(&mut machine).await?;
+        loop {
+            // All of it: a node is visible before anybody is told of it.
+            self.act(&mut machine).await?;
+            if machine.is_up() {
+                break;
+            }
+            self.wait(&mut machine).await?;
         }
-        // Visible before anybody is told of us.
-        self.act(&mut machine).await?;
         let number = self.client.node();
-        tokio::spawn(async move { while let Ok(()) = self.step(&mut machine).await {} });
+        tokio::spawn(async move {
+            while let Ok(()) = self.wait(&mut machine).await {
+                if self.act(&mut machine).await.is_err() {
+                    return;
+                }
+            }
+        });
         Ok(number)
     }
 
-    /// Does what there is to do, then waits for the next reason to do something.
-    async fn step(&mut self, machine: &mut Membership) -> Result<()> {
-        self.act(machine).await?;
+    /// Waits for the next reason to do something.
+    async fn wait(&mut self, machine: &mut Membership) -> Result<()> {
         let due = machine.poll_timeout().map(|at| self.clock.deadline(at));
         tokio::select! {
             () = async { tokio::time::sleep_until(due.unwrap_or_else(tokio::time::Instant::now)).await },
@@ -88,7 +100,9 @@ impl Member {
 
     async fn register(&self, listen_addr: String) -> Result<()> {
         let public_key = self.identity.public_key_text();
-        let what = Registration { public_key, listen_addr, ..Registration::default() };
+        let relay_only = self.relay_only;
+        let listen_addr = self.endpoint.map_or(listen_addr, str::to_owned);
+        let what = Registration { public_key, listen_addr, relay_only, ..Registration::default() };
         let number = self.client.register(&what).await?.node_id;
         self.node.configure(move |engine, _| engine.set_node(number, true, &[])).await;
         Ok(())

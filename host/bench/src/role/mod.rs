@@ -8,6 +8,7 @@ pub mod pilot;
 pub mod quic;
 pub mod rendezvous;
 pub mod tcp;
+pub mod tls;
 
 use std::io::Write;
 

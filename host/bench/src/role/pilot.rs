@@ -13,10 +13,13 @@ use bytes::Bytes;
 use pilot_engine::{Answer, Config, Engine, Identity, Query, QueryId, Resolution, Verdict};
 use pilot_net::bus::Bus;
 use pilot_net::clock::Clock;
-use pilot_net::node::{Listener, Node, NodeFeeds, Stream};
+use pilot_net::compat::{Client, CompatConfig, Credentials};
+use pilot_net::node::{Listener, Node, NodeFeeds, Stream, Underlay};
 use pilot_net::registry_client::RegistryClient;
+use pilot_net::tls::ClientTls;
 use pilot_net::udp::Udp;
 use pilot_wire::addr::Addr;
+use pilot_wire::compat::{BEACON_PLACEHOLDER, Url};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,24 +33,68 @@ const PORT: u16 = 5000;
 /// How long the driver may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Runs until the parent closes the input. `segment`: largest segment on any path.
+/// What makes one node different from another.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The rendezvous' registry.
+    #[arg(long)]
+    registry: SocketAddr,
+    /// The rendezvous' beacon.
+    #[arg(long)]
+    beacon: SocketAddr,
+    /// Largest segment on any path; the engine's defaults if none.
+    #[arg(long)]
+    segment: Option<usize>,
+    /// Everything through the beacon.
+    #[arg(long)]
+    relay_only: bool,
+    /// No UDP socket, but a WebSocket to this beacon.
+    #[arg(long, requires = "pin")]
+    compat: Option<Url>,
+    /// Fingerprint of that beacon's certificate.
+    #[arg(long)]
+    pin: Option<String>,
+}
+
+/// Runs until the parent closes the input.
 ///
 /// # Errors
 /// When the node cannot be started or registered, or the parent is gone.
-pub async fn run(registry: SocketAddr, beacon: SocketAddr, segment: Option<usize>) -> Result<()> {
+pub async fn run(options: Options) -> Result<()> {
+    let Options { registry, beacon, segment, relay_only, compat, pin } = options;
+    let relay_only = relay_only || compat.is_some();
+
     let identity = Arc::new(Identity::generate(seed()?));
     let clock = Clock::start();
-    let udp = Udp::bind(SocketAddr::from(([127, 0, 0, 1], 0))).context("bind the tunnel socket")?;
-    let mut engine = Engine::new(config(segment), seed()?, clock.now());
+    let compat =
+        compat.map(|url| anyhow::Ok(CompatConfig::new(url, ClientTls::pinned(&pin.unwrap_or_default())?)));
+    let compat = compat.transpose()?.map(Client::new).transpose()?;
+    let config = Config { relay_only, ..config(segment) };
+    let mut engine = Engine::new(config, seed()?, clock.now());
     engine.set_identity(identity.clone());
-    engine.set_beacon(Some(beacon));
-    let (node, NodeFeeds { queries, signals, task, stop }) = Node::spawn(engine, udp, clock, Bus::new())?;
+    engine.set_beacon(Some(if compat.is_some() { BEACON_PLACEHOLDER } else { beacon }));
+    let (compat, underlay) = match compat {
+        Some((client, datagrams)) => (Some(client), Underlay::from(datagrams)),
+        None => {
+            let udp = Udp::bind(SocketAddr::from(([127, 0, 0, 1], 0))).context("bind the tunnel socket")?;
+            (None, Underlay::from(udp))
+        }
+    };
+    let (node, NodeFeeds { queries, signals, task, stop }) =
+        Node::spawn(engine, underlay, clock, Bus::new())?;
 
     let signer = identity.clone();
     let client = Arc::new(RegistryClient::new(registry.to_string(), move |m: &[u8]| Some(signer.sign(m))));
     tokio::spawn(answer(node.clone(), client.clone(), queries));
-    let member = Member { node: node.clone(), clock, client, identity, signals, seed: seed()? };
+    let endpoint = compat.is_some().then_some("0.0.0.0:0");
+    let who = identity.clone();
+    let member =
+        Member { endpoint, node: node.clone(), clock, client, identity, signals, relay_only, seed: seed()? };
     let me = member.join().await?;
+    if let Some(compat) = &compat {
+        let who = move || Some(Credentials { node: me, identity: who.clone() });
+        compat.connect(who).await.context("the compat beacon")?;
+    }
     tokio::spawn(accept(node.bind(PORT).await?));
 
     let mut parent = Parent::new();
@@ -73,6 +120,9 @@ pub async fn run(registry: SocketAddr, beacon: SocketAddr, segment: Option<usize
     drop(held);
     stop.cancel();
     let _ = tokio::time::timeout(FAREWELL, task).await;
+    if let Some(compat) = compat {
+        compat.close().await;
+    }
     Ok(())
 }
 

@@ -161,12 +161,6 @@ async fn looking_at_the_daemon() {
     assert_eq!(house.ok(&["plugins"]).await["plugins"][0]["name"], "handshake");
     assert_eq!(house.ok(&["disconnect", "99"]).await, json!({ "conn_id": 99 }));
 
-    let compat = json!({ "transport": "compat", "compat": {
-        "state": "reconnecting", "url": "wss://b/v1/compat", "proxy": "", "reconnects": 2, "last_error": "no pong" } });
-    house.daemon.more_info.lock().unwrap().extend(compat.as_object().unwrap().clone());
-    let text = house.run(&["info"]).await.unwrap().text;
-    assert!(text.contains("compat, reconnecting, wss://b/v1/compat, 2 reconnect(s) (no pong)"), "{text}");
-
     let text = house.run(&["peers"]).await.unwrap().text;
     assert_eq!(
         text,

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use pilot_engine::{Answer, Query, QueryId, Resolution, Verdict};
 use plugin_abi::{Direction, PolicyEvent};
 use tokio::sync::{Semaphore, mpsc};
-use tracing::debug;
+use tracing::{debug, debug_span};
 
 use crate::core::Core;
 use crate::services::Decider;
@@ -133,7 +133,9 @@ impl Admission {
         let Decider::Ask(service) = self.core.services.handshake.decide().await else { return false };
         let key = self.core.peer_key_text(peer);
         // In-memory by contract, yet a plugin's code: never on a runtime thread. A failure is a "no".
-        tokio::task::spawn_blocking(move || service.is_trusted_with_key(peer, &key)).await.unwrap_or(false)
+        let span = debug_span!("plugin.call", op = "is_trusted_with_key", peer);
+        let ask = move || span.in_scope(|| service.is_trusted_with_key(peer, &key));
+        tokio::task::spawn_blocking(ask).await.unwrap_or(false)
     }
 
     fn refused_lately(&self, peer: u32) -> bool {

@@ -129,6 +129,9 @@ pub struct RunArgs {
     /// Serve metrics for Prometheus here (GET /metrics); off when absent.
     #[arg(long, value_name = "IP:PORT")]
     pub metrics: Option<String>,
+    /// Send spans to this OpenTelemetry collector (OTLP over HTTP, http://IP:PORT); off when absent.
+    #[arg(long, value_name = "URL")]
+    pub otlp: Option<String>,
     /// Directory whose *.so files are loaded.
     #[arg(long, env = "PILOT_PLUGINS_DIR", value_name = "DIR")]
     pub plugins: Option<PathBuf>,
@@ -167,6 +170,7 @@ impl RunArgs {
             socket: self.socket.clone(),
             socket_group: self.socket_group.clone(),
             metrics: self.metrics.clone(),
+            otlp: self.otlp.clone(),
             plugins_dir: self.plugins.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.clone(),

@@ -2,7 +2,7 @@
 //! dash, no subcommand, and names that this host spells otherwise or does not need.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -57,6 +57,24 @@ pub struct CompatArgs {
     /// Streams in all.
     #[arg(long, value_name = "N")]
     pub max_conns_total: Option<u32>,
+    /// Nothing answers on port 7.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_parser = switch)]
+    pub no_echo: Option<bool>,
+    /// Read, and without effect here: who may come in is a matter of trust.
+    #[arg(long, env = "PILOT_REPLY_WHITELIST", value_name = "IDS")]
+    pub reply_whitelist: Option<String>,
+    /// Read, and without effect here: key exchanges are limited by address.
+    #[arg(long, env = "PILOT_REKEY_WHITELIST", value_name = "IDS")]
+    pub rekey_whitelist: Option<String>,
+    /// Do not start unless configuration, state, identity and socket lie in the sandbox's directory.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_parser = switch)]
+    pub sandbox: Option<bool>,
+    /// That directory; ~/.pilot unless given.
+    #[arg(long, value_name = "DIR")]
+    pub sandbox_dir: Option<PathBuf>,
+    /// compatible, or enterprise: strangers get no key exchange, as with --strict-dataplane-trust.
+    #[arg(long, env = "PILOT_SECURITY_PROFILE", value_name = "PROFILE", value_parser = ["compatible", "enterprise"])]
+    pub security_profile: Option<String>,
     /// Be reached through the beacon only.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub relay_only: Option<bool>,
@@ -131,6 +149,12 @@ impl CompatArgs {
         over.max_conns_total = self.max_conns_total;
         over.relay_only = self.relay_only;
         over.strict = self.strict_dataplane_trust;
+        over.no_echo = self.no_echo;
+        over.reply_whitelist.clone_from(&self.reply_whitelist);
+        over.rekey_whitelist.clone_from(&self.rekey_whitelist);
+        over.sandbox = self.sandbox;
+        over.sandbox_dir.clone_from(&self.sandbox_dir);
+        over.security_profile.clone_from(&self.security_profile);
         over.registry_tls = self.registry_tls;
         over.registry_trust.clone_from(&self.registry_trust);
         if self.no_dataexchange == Some(true) {

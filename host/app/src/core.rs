@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::config::Config;
 use crate::face::Plugins;
@@ -321,9 +322,10 @@ impl Core {
     /// Runs a future to its end from a plain thread. Works on runtime threads as well, where `block_on` would panic.
     pub fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
         let (tx, rx) = std::sync::mpsc::sync_channel(1);
-        self.runtime.spawn(async move {
+        let work = async move {
             let _ = tx.send(future.await);
-        });
+        };
+        self.runtime.spawn(work.in_current_span());
         rx.recv().ok()
     }
 

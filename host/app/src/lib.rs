@@ -26,6 +26,7 @@ pub mod runner;
 pub mod services;
 pub mod status;
 pub mod supervision;
+pub mod telemetry;
 pub mod testing;
 pub mod transport;
 pub mod version;

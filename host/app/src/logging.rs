@@ -10,24 +10,27 @@ use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
 use crate::config::LogConfig;
 
 /// The level in force, to be changed while the host runs.
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Installs the writer. A second call is ignored (tests).
-pub fn init(config: &LogConfig) {
+/// Something else that listens to events and spans.
+pub type BoxedLayer = Box<dyn tracing_subscriber::Layer<Registry> + Send + Sync>;
+
+/// Installs the writer, and beside it `other`, which sees everything whatever the log level. A second call is ignored
+/// (tests).
+pub fn init(config: &LogConfig, other: Option<BoxedLayer>) {
     let (filter, level) = reload::Layer::new(EnvFilter::builder().parse_lossy(&config.level));
     // Set once; the second call's writer is not installed either.
     let _ = LEVEL.set(level);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
-    let registry = tracing_subscriber::registry().with(filter);
-    let _ = match config.json {
-        true => registry.with(layer.event_format(Lines { json: true })).try_init(),
-        false => registry.with(layer.event_format(Lines { json: false })).try_init(),
-    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let lines = lines.event_format(Lines { json: config.json }).with_filter(filter);
+    let mut layers: Vec<BoxedLayer> = vec![lines.boxed()];
+    layers.extend(other);
+    let _ = tracing_subscriber::registry().with(layers).try_init();
     tracing::debug!(level = config.level, "log level");
 }
 

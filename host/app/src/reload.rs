@@ -162,7 +162,9 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("rendezvous", old.rendezvous != new.rendezvous),
         ("ipc", (&old.socket, old.socket_group) != (&new.socket, new.socket_group)),
         ("engine", old.engine != new.engine),
+        ("security", old.security != new.security),
         ("metrics", old.metrics != new.metrics),
+        ("telemetry", old.telemetry != new.telemetry),
         ("plugins", old.plugins != new.plugins),
         ("log.format", old.log.json != new.log.json),
     ];

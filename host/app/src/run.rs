@@ -18,7 +18,7 @@ use pilot_wire::compat::BEACON_PLACEHOLDER;
 use serde_json::Map;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug_span, error, info, warn};
 
 use crate::backend::HostBackend;
 use crate::config::Config;
@@ -59,6 +59,9 @@ pub async fn run_until(
     stop: CancellationToken,
     up: impl FnOnce(&Arc<Core>),
 ) -> anyhow::Result<()> {
+    for remark in config.remarks() {
+        warn!("{remark}");
+    }
     let seed = random_seed()?;
     let (identity, unsaved) = identity_file::load_or_create(&config.node.identity, seed)
         .with_context(|| format!("load identity {}", config.node.identity.display()))?;
@@ -160,7 +163,9 @@ async fn load_plugins(core: &Arc<Core>) -> anyhow::Result<Loaded> {
     let settings = &core.config.plugins;
     let loader = Loader::new(supervision::loader_config(core));
     let host = supervision::Face::new(core.clone());
-    let loaded = tokio::task::spawn_blocking(move || loader.load(host)).await.context("loading plugins")?;
+    let span = debug_span!("plugins.start");
+    let start = move || span.in_scope(|| loader.load(host));
+    let loaded = tokio::task::spawn_blocking(start).await.context("loading plugins")?;
     match loaded {
         Ok(loaded) => {
             for p in loaded.plugins() {
@@ -189,7 +194,8 @@ async fn load_plugins(core: &Arc<Core>) -> anyhow::Result<Loaded> {
 
 async fn shutdown_plugins(core: &Arc<Core>, loaded: &Arc<Loaded>) {
     let (loaded, deadline) = (loaded.clone(), core.config.plugins.shutdown_timeout);
-    let report = tokio::task::spawn_blocking(move || loaded.shutdown(deadline)).await;
+    let span = debug_span!("plugins.stop");
+    let report = tokio::task::spawn_blocking(move || span.in_scope(|| loaded.shutdown(deadline))).await;
     core.services.clear();
     match report {
         Ok(report) => {

@@ -45,6 +45,8 @@ pub struct Config {
     pub relay_only: bool,
     /// Also speak the cipher of the February 2026 peers (tunnel.md section 3, "Interoperating with Feb").
     pub legacy_feb: bool,
+    /// Answer on port 7 with what comes in (stream.md section 12). When off, the port is like any other.
+    pub echo: bool,
     /// Install a key of a node for which the registry knows no identity (PILK); when off, such peers stay unreachable.
     pub allow_unauthenticated: bool,
 
@@ -129,6 +131,7 @@ impl Default for Config {
             strict: false,
             relay_only: false,
             legacy_feb: false,
+            echo: true,
             allow_unauthenticated: true,
             keepalive: Duration::from_secs(25),
             idle: Duration::from_secs(120),

@@ -9,7 +9,7 @@ use pilot_host::cli::{
     Cli, Command, ConfigCommand, RendezvousAction, RendezvousArgs, RunArgs, RunnerCommand,
 };
 use pilot_host::config::{Config, ConfigError, EXIT_CONFIG, Overrides, example_toml};
-use pilot_host::{compat, embedded, logging, plugin_cmd, run, runner, version};
+use pilot_host::{compat, embedded, logging, plugin_cmd, run, runner, telemetry, version};
 
 fn main() -> ExitCode {
     match Cli::parse_from(compat::command_line(std::env::args_os())).command {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             }
         }
         Command::Runner(RunnerCommand::Serve(args)) => {
-            logging::init(&args.log());
+            logging::init(&args.log(), None);
             block_on(runner::serve::run(*args))
         }
         Command::Plugin(command) => plugin_cmd::run(&command),
@@ -82,8 +82,17 @@ where
         Ok(config) => config,
         Err(e) => return config_error(&e),
     };
-    logging::init(&config.log);
-    block_on(start(config))
+    let spans = match config.telemetry.as_deref().map(telemetry::layer).transpose() {
+        Ok(spans) => spans,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    logging::init(&config.log, spans);
+    let exit = block_on(start(config));
+    telemetry::end();
+    exit
 }
 
 /// Before anything else: a host that belongs to a runner must not outlive it.

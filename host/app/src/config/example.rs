@@ -139,6 +139,8 @@ pub fn example_toml() -> &'static str {
 #max_conns_total = 65536
 # Be reached through the beacon only: peers do not learn this machine's address. Flag --relay-only.
 #relay_only = false
+# Port 7 answers with what it is sent; ping, traceroute and bench need it. false: nothing answers there. Flag --no-echo.
+#echo = true
 # Strangers get no key exchange and no answer to a ping either. Flag --strict-dataplane-trust.
 #strict = false
 
@@ -146,6 +148,12 @@ pub fn example_toml() -> &'static str {
 # IP:PORT where GET /metrics answers in the Prometheus text format; empty: off. Flag --metrics. There is no password:
 # keep it on loopback or behind a firewall.
 #listen = ""
+
+[telemetry]
+# URL of an OpenTelemetry collector (OTLP over HTTP) that is sent spans: local clients' requests, the engine's work, calls
+# between host and plugins; empty: off. They go to /v1/traces below it. Flag --otlp. What the collector wants besides,
+# for example a token, is given by OTEL_EXPORTER_OTLP_HEADERS in the environment.
+#otlp = ""
 
 [plugins]
 # Directory whose *.so files are loaded at start. Flag --plugins, environment PILOT_PLUGINS_DIR.
@@ -217,6 +225,15 @@ pub fn example_toml() -> &'static str {
 #publishes_per_second = 50
 #registry_calls_per_second = 5
 #log_lines_per_second = 200
+
+[security]
+# Whether configuration, state, identity and socket have to lie in sandbox_dir (default: as node.state_dir); the host does
+# not start when one does not. Flags --sandbox, --sandbox-dir.
+#sandbox = false
+#sandbox_dir = "~/.pilot"
+# compatible, or enterprise: engine.strict is then on unless it is written otherwise. Flag --security-profile,
+# environment PILOT_SECURITY_PROFILE.
+#profile = "compatible"
 
 [log]
 # error, warn, info, debug, trace, or directives such as "info,pilot_engine=debug". Flag --log-level.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use toml::Spanned;
 
 use super::plugins::RawPlugins;
+use super::security::Profile;
 use super::transport::RawCompat;
 use super::{Config, ConfigError, LogConfig, NodeConfig, Overrides};
 
@@ -27,9 +28,11 @@ struct Raw {
     #[serde(alias = "socket")]
     ipc: RawIpc,
     metrics: RawMetrics,
+    telemetry: RawTelemetry,
     engine: RawEngine,
     plugins: RawPlugins,
     plugin: BTreeMap<String, toml::Table>,
+    security: RawSecurity,
     log: RawLog,
 }
 
@@ -102,6 +105,12 @@ struct RawMetrics {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
+struct RawTelemetry {
+    otlp: Field<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
 struct RawEngine {
     keepalive: Field<String>,
     idle_timeout: Field<String>,
@@ -111,7 +120,16 @@ struct RawEngine {
     max_conns_total: Field<u32>,
     syn_whitelist: Field<String>,
     relay_only: Field<bool>,
+    echo: Field<bool>,
     strict: Field<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSecurity {
+    pub(super) profile: Field<String>,
+    pub(super) sandbox: Field<bool>,
+    pub(super) sandbox_dir: Field<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -266,7 +284,11 @@ impl Merger<'_> {
             true => None,
             false => Some(self.socket_addr("metrics.listen", &metrics)?),
         };
-        let engine = self.engine(raw.engine)?;
+        let telemetry =
+            self.collector(&self.pick("--otlp", &over.otlp, raw.telemetry.otlp, String::new()))?;
+        let security = self.security(raw.security)?;
+        let engine = self.engine(raw.engine, security.profile == Profile::Enterprise)?;
+        self.unused_whitelists()?;
         let mut plugin: BTreeMap<String, Value> =
             raw.plugin.into_iter().map(|(name, table)| (name, to_json(toml::Value::Table(table)))).collect();
         for (name, key, value) in &over.plugin_keys {
@@ -288,9 +310,11 @@ impl Merger<'_> {
             socket,
             socket_group,
             metrics,
+            telemetry,
             engine,
             plugins,
             plugin,
+            security,
             log,
             source,
         })
@@ -316,6 +340,27 @@ impl Merger<'_> {
         }
     }
 
+    /// Where spans go.
+    fn collector(&self, given: &Given<String>) -> Result<Option<String>, ConfigError> {
+        if given.value.is_empty() {
+            return Ok(None);
+        }
+        let url = given.value.parse::<ureq::http::Uri>().ok();
+        let good =
+            url.is_some_and(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.query().is_none());
+        match good {
+            true => Ok(Some(given.value.clone())),
+            false => Err(self.bad(
+                given,
+                "telemetry.otlp",
+                format!(
+                    "{:?} is not a collector; write its URL, for example http://127.0.0.1:4318",
+                    given.value
+                ),
+            )),
+        }
+    }
+
     /// Node ids with commas between them, or everyone.
     fn peers(&self, key: &str, given: &Given<String>) -> Result<Peers, ConfigError> {
         match given.value.trim() {
@@ -333,7 +378,20 @@ impl Merger<'_> {
         given.value.split(',').map(node).collect::<Result<_, _>>().map(Peers::Only)
     }
 
-    fn engine(&self, raw: RawEngine) -> Result<super::EngineSettings, ConfigError> {
+    /// Lists that have no effect here are still read: a mistake in them is a mistake.
+    fn unused_whitelists(&self) -> Result<(), ConfigError> {
+        let over = self.over;
+        let lists = [
+            ("reply-whitelist", "--reply-whitelist", &over.reply_whitelist),
+            ("rekey-whitelist", "--rekey-whitelist", &over.rekey_whitelist),
+        ];
+        for (key, flag, list) in lists {
+            self.peers(key, &self.pick(flag, list, None, String::new()))?;
+        }
+        Ok(())
+    }
+
+    fn engine(&self, raw: RawEngine, strict: bool) -> Result<super::EngineSettings, ConfigError> {
         let over = self.over;
         let time = |key: &str, flag, over: &Option<String>, file| {
             let given = self.pick(flag, over, file, String::new());
@@ -391,7 +449,8 @@ impl Merger<'_> {
                 &self.pick("--syn-whitelist", &over.syn_whitelist, raw.syn_whitelist, String::new()),
             )?,
             relay_only: self.pick("--relay-only", &over.relay_only, raw.relay_only, false).value,
-            strict: self.pick("--strict-dataplane-trust", &over.strict, raw.strict, false).value,
+            no_echo: !self.pick("--no-echo", &over.no_echo.map(|no| !no), raw.echo, true).value,
+            strict: self.pick("--strict-dataplane-trust", &over.strict, raw.strict, strict).value,
         })
     }
 

@@ -9,6 +9,7 @@ mod file;
 mod json;
 mod plugins;
 mod registry;
+mod security;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -24,6 +25,7 @@ use serde_json::Value;
 pub use example::example_toml;
 pub use plugins::{CapabilitySettings, PluginSettings, PluginsConfig};
 pub use registry::{PrimarySettings, RegistryTls, RendezvousSettings, RendezvousTls};
+pub use security::{Profile, SecuritySettings};
 pub use transport::{TlsTrust, TransportChoice, TransportSettings};
 
 /// Exit code of a configuration that does not validate (cli.md section 3, "Signals and exit codes").
@@ -110,6 +112,8 @@ pub struct Overrides {
     pub socket_group: Option<String>,
     /// `metrics.listen`
     pub metrics: Option<String>,
+    /// `telemetry.otlp`
+    pub otlp: Option<String>,
     /// `node.networks`
     pub networks: Option<Vec<i64>>,
     /// `engine.keepalive`
@@ -130,6 +134,18 @@ pub struct Overrides {
     pub relay_only: Option<bool>,
     /// `engine.strict`
     pub strict: Option<bool>,
+    /// The opposite of `engine.echo`
+    pub no_echo: Option<bool>,
+    /// Accepted without effect.
+    pub reply_whitelist: Option<String>,
+    /// Accepted without effect.
+    pub rekey_whitelist: Option<String>,
+    /// `security.sandbox`
+    pub sandbox: Option<bool>,
+    /// `security.sandbox_dir`
+    pub sandbox_dir: Option<PathBuf>,
+    /// `security.profile`
+    pub security_profile: Option<String>,
     /// TLS to the registry was asked for; what vouches for the registry must be given too.
     pub registry_tls: Option<bool>,
     /// Plugins to leave alone, besides `plugins.disabled`.
@@ -201,12 +217,16 @@ pub struct Config {
     pub socket_group: Option<u32>,
     /// Where metrics are served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// The collector that spans are sent to, as a URL; `None`: none.
+    pub telemetry: Option<String>,
     /// Limits and timers of the data plane that differ from their defaults.
     pub engine: EngineSettings,
     /// Plugins.
     pub plugins: PluginsConfig,
     /// Per-plugin tables, passed through as JSON.
     pub plugin: BTreeMap<String, Value>,
+    /// Sandbox and profile.
+    pub security: SecuritySettings,
     /// Logs.
     pub log: LogConfig,
     /// What all this was made of, so that it can be read again.
@@ -220,6 +240,8 @@ pub struct Source {
     pub file: Option<PathBuf>,
     /// Flags and environment.
     pub over: Overrides,
+    /// The same, and beneath them what a `config.json` says.
+    merged: Overrides,
 }
 
 /// `[engine]`: what is given; the rest is the data plane's own default.
@@ -241,6 +263,8 @@ pub struct EngineSettings {
     pub syn_whitelist: Peers,
     /// Reached through the beacon only.
     pub relay_only: bool,
+    /// Nothing answers on the echo port.
+    pub no_echo: bool,
     /// Strangers get no key exchange and no ping.
     pub strict: bool,
 }
@@ -255,6 +279,7 @@ impl EngineSettings {
         config.max_conns_per_port = self.max_conns_per_port.unwrap_or(config.max_conns_per_port);
         config.max_conns = self.max_conns_total.unwrap_or(config.max_conns);
         config.syn_exempt = self.syn_whitelist.clone();
+        config.echo &= !self.no_echo;
         config.relay_only |= self.relay_only;
         config.strict |= self.strict;
         config
@@ -326,11 +351,14 @@ impl Config {
             })?,
         };
         let origin = path.map_or_else(|| "(no file)".to_owned(), |p| p.display().to_string());
-        let mut config = match json::looks_like(&text) {
-            true => file::parse(&origin, "", &json::beneath(&origin, &text, over)?)?,
-            false => file::parse(&origin, &text, over)?,
+        let from_json = json::looks_like(&text);
+        let merged = match from_json {
+            true => json::beneath(&origin, &text, over)?,
+            false => over.clone(),
         };
-        config.source = Source { file: path.map(Path::to_owned), over: over.clone() };
+        let mut config = file::parse(&origin, if from_json { "" } else { &text }, &merged)?;
+        config.source = Source { file: path.map(Path::to_owned), over: over.clone(), merged };
+        security::confine(&origin, path, &config)?;
         Ok(config)
     }
 
@@ -340,6 +368,11 @@ impl Config {
     /// As [`load`](Self::load).
     pub fn reload(&self) -> Result<Config, ConfigError> {
         Config::load(self.source.file.as_deref(), &self.source.over)
+    }
+
+    /// What was asked for and is accepted, but does not do what its name says: one line each, for the log.
+    pub fn remarks(&self) -> Vec<String> {
+        security::remarks(self)
     }
 
     /// The beacon's address text: configured, or the registry's host with port 9001.

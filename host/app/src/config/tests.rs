@@ -56,7 +56,8 @@ fn compat_clients_need_an_address_and_a_whole_certificate() {
 fn example_names_every_key() {
     // A misspelt key fails above; a forgotten one fails here, because the reader lists what it knows.
     let settings = ["plugins.settings.x", "plugins.settings.x.process", "plugins.settings.x.capabilities"];
-    let tables = ["node", "registry", "compat", "engine", "metrics", "plugins", "rendezvous"];
+    let tables =
+        ["node", "registry", "compat", "engine", "metrics", "plugins", "rendezvous", "security", "telemetry"];
     for table in tables.into_iter().chain(settings) {
         let unknown = parse(&format!("[{table}]\nno_such_key = 1\n")).unwrap_err().message;
         let is_key = |k: &&str| k.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !k.is_empty();
@@ -80,6 +81,8 @@ fn a_bad_value_names_file_line_and_key() {
         ("[engine]\nkeepalive = \"soon\"\n", 2, "engine.keepalive"),
         ("[engine]\nsyn_rate_limit = 0\n", 2, "engine.syn_rate_limit"),
         ("[engine]\nsyn_whitelist = \"2, x\"\n", 2, "engine.syn_whitelist"),
+        ("[telemetry]\notlp = \"127.0.0.1:4318\"\n", 2, "telemetry.otlp"),
+        ("[security]\nprofile = \"paranoid\"\n", 2, "security.profile"),
         ("[metrics]\nlisten = \"here\"\n", 2, "metrics.listen"),
         ("[ipc]\ngroup = \"no such group\"\n", 2, "ipc.group"),
         ("[plugins]\ninit_timeout = \"soon\"\n", 2, "plugins.init_timeout"),
@@ -163,4 +166,60 @@ fn plugin_settings_are_laid_over_the_defaults_of_the_name() {
     let mine = c.capabilities("mine");
     assert!(mine.bind(2500).is_ok() && mine.bind(3000).is_err() && mine.publish("x").is_err());
     assert!(mine.act(Action::Trust).is_ok() && mine.act(Action::Tags).is_err());
+}
+
+#[test]
+fn the_profile_makes_strict_and_its_own_key_beats_it() {
+    let c = parse("[security]\nprofile = \"enterprise\"\n").unwrap();
+    assert!(c.engine.strict && c.engine.apply(pilot_engine::Config::default()).echo);
+    let c = parse("[security]\nprofile = \"enterprise\"\n[engine]\nstrict = false\necho = false\n").unwrap();
+    assert!(!c.engine.strict && !c.engine.apply(pilot_engine::Config::default()).echo);
+    assert!(c.remarks()[0].contains("engine.strict is switched off"), "{:?}", c.remarks());
+    let over = Overrides { no_echo: Some(false), ..Overrides::default() };
+    assert!(
+        !file::parse("f", "[engine]\necho = false\n", &over).unwrap().engine.no_echo,
+        "the flag beats the file"
+    );
+}
+
+#[test]
+fn lists_without_effect_are_read_and_talked_about() {
+    let over = Overrides { reply_whitelist: Some("2,3".into()), ..Overrides::default() };
+    let c = Config::load(None, &over).unwrap();
+    assert!(c.remarks()[0].starts_with("reply-whitelist is accepted"), "{:?}", c.remarks());
+    let over = Overrides { rekey_whitelist: Some("x".into()), ..Overrides::default() };
+    assert_eq!(Config::load(None, &over).unwrap_err().origin, "--rekey-whitelist");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.json");
+    std::fs::write(&path, r#"{"rekey_whitelist": "all", "no-echo": true}"#).unwrap();
+    let c = Config::load(Some(&path), &Overrides::default()).unwrap();
+    assert!(c.engine.no_echo && c.remarks()[0].starts_with("rekey-whitelist"));
+}
+
+#[test]
+fn the_sandbox_holds_configuration_state_identity_and_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inside, outside) = (dir.path().join("in"), dir.path().join("out"));
+    for dir in [&inside, &outside] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    std::os::unix::fs::symlink(&outside, inside.join("link")).unwrap();
+    let over = |socket: PathBuf| Overrides {
+        sandbox: Some(true),
+        sandbox_dir: Some(inside.clone()),
+        state_dir: Some(inside.join("not/yet/there")),
+        socket: Some(socket),
+        ..Overrides::default()
+    };
+    assert!(Config::load(None, &over(inside.join("s"))).is_ok());
+    for socket in ["s", "in/../out/s", "in/link/s", "in/nothing/../../s"] {
+        let e = Config::load(None, &over(dir.path().join(socket))).unwrap_err();
+        assert_eq!(e.key, "ipc.socket", "{e}");
+    }
+    let file = outside.join("pilot.toml");
+    std::fs::write(&file, "").unwrap();
+    let e = Config::load(Some(&file), &over(inside.join("s"))).unwrap_err();
+    assert!(e.to_string().contains("outside the sandbox"), "{e}");
+    let elsewhere = Overrides { identity: Some(outside.join("id")), ..over(inside.join("s")) };
+    assert_eq!(Config::load(None, &elsewhere).unwrap_err().key, "node.identity");
 }

@@ -67,6 +67,10 @@ impl From<ClientError> for Failure {
             ClientError::Timeout(_) => Failure::timeout(error.to_string()),
             ClientError::Closed => Failure::connection("the daemon closed the connection")
                 .hint("see whether it still runs: pilotctl daemon status"),
+            // A name, node or network that nobody knows: asking again does not help.
+            _ if error.daemon_text().is_some_and(|text| text.ends_with("not found")) => {
+                Failure::not_found(error.to_string())
+            }
             _ => Failure::connection(error.to_string()),
         }
     }

@@ -21,7 +21,7 @@ use plugin_abi::{
     WebhookManager,
 };
 use serde_json::{Map, Value};
-use tracing::warn;
+use tracing::{Instrument as _, debug_span, warn};
 
 use crate::capability::{Action, Denial, Service};
 use crate::core::{Core, no_handshake};
@@ -83,6 +83,11 @@ impl PluginDaemon {
 
     fn core(&self) -> &Arc<Core> {
         &self.instance.core
+    }
+
+    /// The span of a call that reaches beyond the plugin.
+    fn asks(&self, op: &'static str) -> tracing::Span {
+        debug_span!("plugin.asks", plugin = self.instance.record.name, op)
     }
 
     fn may(&self, op: &str, judged: std::result::Result<(), Denial>) -> bool {
@@ -205,6 +210,7 @@ impl Daemon for PluginDaemon {
     }
 
     fn dial(&self, addr: Addr, port: u16, timeout: Duration) -> Result<Arc<dyn Connection>> {
+        let _span = self.asks("dial").entered();
         self.reach("dial", addr, port)?;
         let core = self.core().clone();
         let to = to_wire_addr(addr);
@@ -223,13 +229,13 @@ impl Daemon for PluginDaemon {
         if let Err(e) = self.reach("dial", addr, port) {
             return Box::pin(std::future::ready(Err(e)));
         }
-        let core = self.core().clone();
+        let (core, span) = (self.core().clone(), self.asks("dial_async"));
         Box::pin(async move {
             // On a host task: the future itself may be polled by a runtime that is not ours.
             let runtime = core.runtime.clone();
             let task = runtime.spawn({
                 let core = core.clone();
-                async move { core.dial(to_wire_addr(addr), port).await }
+                async move { core.dial(to_wire_addr(addr), port).await }.instrument(span)
             });
             match AbortOnDrop(task).await {
                 Ok(Ok(stream)) => Ok(parts::connection(stream)),
@@ -240,6 +246,7 @@ impl Daemon for PluginDaemon {
     }
 
     fn send_datagram(&self, addr: Addr, port: u16, data: &[u8]) -> Result<()> {
+        let _span = self.asks("send_datagram").entered();
         self.reach("send_datagram", addr, port)?;
         let core = self.core().clone();
         let data = bytes::Bytes::copy_from_slice(data);
@@ -266,6 +273,7 @@ impl Daemon for PluginDaemon {
     }
 
     fn registry_call(&self, op: &str, params: Map<String, Value>) -> Result<Map<String, Value>> {
+        let _span = self.asks("registry_call").entered();
         let record = &self.instance.record;
         record.check("registry_call", record.rules.registry(op))?;
         record.pace("registry_call", &record.registry_calls, "registry_calls_per_second")?;

@@ -139,7 +139,10 @@ pub(super) async fn blocking<T: Send + 'static>(
     op: &str,
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
-    tokio::task::spawn_blocking(call).await.map_err(|_| format!("{op}: the call did not return"))
+    let span = tracing::debug_span!("plugin.call", op);
+    tokio::task::spawn_blocking(move || span.in_scope(call))
+        .await
+        .map_err(|_| format!("{op}: the call did not return"))
 }
 
 async fn info(session: &Session) -> Value {

@@ -165,7 +165,9 @@ impl Session {
                 let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
                 let session = Arc::clone(self);
                 let dials = self.owned().dials.clone();
-                let span = tracing::debug_span!("request", client = self.id, command = other.command());
+                // Each the root of what it causes: a client may stay for weeks.
+                let (client, command) = (self.id, other.command());
+                let span = tracing::debug_span!(parent: None, "request", client, command);
                 let work = async move {
                     tokio::select! {
                         () = session.gone.cancelled() => {}

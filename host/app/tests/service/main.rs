@@ -4,6 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clients;
 mod manager;
 mod sighup;
+mod sink;
 mod socket_group;
+mod spans;

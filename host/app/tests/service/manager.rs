@@ -114,9 +114,21 @@ fn the_other_name_and_its_flags() {
     command.arg("-identity").arg(dir.path().join("id.json")).arg("-socket").arg(dir.path().join("solo.sock"));
     command.args(["-hostname=from-flag", "-keepalive", "20s", "--state-dir"]).arg(dir.path().join("solo"));
     command.arg("--plugins").arg(&plugins);
+    command.args([
+        "-no-echo",
+        "-reply-whitelist",
+        "2,3",
+        "-security-profile",
+        "enterprise",
+        "-sandbox",
+        "-sandbox-dir",
+    ]);
+    command.arg(dir.path());
     let process = Process::spawn("solo", &mut command);
     process.wait_line("daemon running");
     process.wait_line("level=DEBUG");
+    process.wait_line("reply-whitelist is accepted and has no effect");
+    process.wait_line("security profile enterprise: nothing more than engine.strict");
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", process.pid())).unwrap();
     assert_eq!(comm.trim(), "pilot-daemon", "the name that other tools look for");
     let host = Host { process, dir: dir.path().to_owned(), name: "solo".into() };
@@ -126,6 +138,16 @@ fn the_other_name_and_its_flags() {
     assert_eq!(wrong(&["-no-such-flag"]).status.code(), Some(2));
     assert_eq!(wrong(&["-encrypt=false"]).status.code(), Some(2));
     assert_eq!(wrong(&["-registry-tls", "-no-dataexchange"]).status.code(), Some(78), "TLS to whom?");
+    assert_eq!(wrong(&["-security-profile", "paranoid"]).status.code(), Some(2));
+    assert_eq!(wrong(&["-rekey-whitelist", "everybody"]).status.code(), Some(78));
+    let outside =
+        wrong(&["-sandbox", "-sandbox-dir", plugins.to_str().unwrap(), "-socket", "/tmp/outside.sock"]);
+    assert_eq!(outside.status.code(), Some(78), "{}", String::from_utf8_lossy(&outside.stderr));
+    assert!(String::from_utf8_lossy(&outside.stderr).contains("outside the sandbox"));
+    let help = String::from_utf8(wrong(&["run", "--help"]).stdout).unwrap();
+    for flag in ["--no-echo", "--reply-whitelist", "--rekey-whitelist", "--sandbox", "--security-profile"] {
+        assert!(help.contains(flag), "{flag} is not in the help");
+    }
     let version = wrong(&["-version"]);
     assert_eq!(version.status.code(), Some(0));
     std::fs::write(&config, "{\"networks\": \"one\"}").unwrap();

@@ -1,54 +1,13 @@
 //! SIGHUP in the middle of a transfer: webhook URL, log level and policy change, the transfer does not notice, and a
 //! plugin file that was replaced on the disk is left alone. 64 MiB; 1 GiB with `PILOT_LONG=1`.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 
+use crate::sink::sink;
 use crate::support::*;
 use serde_json::Value;
-
-/// Takes POSTs and hands their bodies on.
-fn hook() -> (String, mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let (tx, rx) = mpsc::channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let tx = tx.clone();
-            std::thread::spawn(move || serve(stream, &tx));
-        }
-    });
-    (url, rx)
-}
-
-/// One connection, kept alive as the client likes.
-fn serve(mut stream: std::net::TcpStream, bodies: &mpsc::Sender<String>) {
-    let mut data = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        if let Some(end) = data.windows(4).position(|w| w == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&data[..end]).to_lowercase();
-            let length = head.lines().find_map(|l| l.strip_prefix("content-length:")).map(str::trim);
-            let length: usize = length.and_then(|l| l.parse().ok()).unwrap_or(0);
-            if data.len() >= end + 4 + length {
-                let body = String::from_utf8_lossy(&data[end + 4..end + 4 + length]).into_owned();
-                data.drain(..end + 4 + length);
-                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-                if stream.write_all(answer).is_err() || bodies.send(body).is_err() {
-                    return;
-                }
-                continue;
-            }
-        }
-        match stream.read(&mut chunk) {
-            Ok(0) | Err(_) => return,
-            Ok(n) => data.extend_from_slice(&chunk[..n]),
-        }
-    }
-}
 
 fn document(path: &Path, denied: &str) {
     let text = format!(
@@ -64,7 +23,7 @@ fn a_reload_in_the_middle_of_a_transfer() {
     let rendezvous = Rendezvous::start();
     let plugins = dir.path().join("plugins");
     stage(&plugins, &PLUGINS);
-    let ((old_url, old_hook), (new_url, new_hook)) = (hook(), hook());
+    let ((old_url, old_hook), (new_url, new_hook)) = (sink(), sink());
     let policy = dir.path().join("policy.json");
     document(&policy, "4242");
     let config = dir.path().join("pilot.toml");
@@ -131,7 +90,8 @@ fn a_reload_in_the_middle_of_a_transfer() {
     }
     let sent = sender.wait_with_output().unwrap();
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
-    let body = new_hook.recv_timeout(PATIENCE).expect("events go to the second URL");
+    let body = new_hook.recv_timeout(PATIENCE).expect("events go to the second URL").body;
+    let body = String::from_utf8(body).unwrap();
     assert!(body.contains("\"event\""), "{body}");
     let arrived = files(&bob.state().join("received"));
     assert_eq!(sha256(&arrived[0]), sha256(&file));

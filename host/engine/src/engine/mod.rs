@@ -320,9 +320,9 @@ impl Engine {
     /// Listens on a port; streams to it are announced with [`Event::Incoming`].
     ///
     /// # Errors
-    /// [`BindError::AlreadyBound`], also for the built-in port 7. Port 0 is not special (ipc.md section 5).
+    /// [`BindError::AlreadyBound`], also for port 7 while the engine itself answers there. Port 0 is not special (ipc.md section 5).
     pub fn bind(&mut self, port: u16) -> Result<(), BindError> {
-        if port == ports::ECHO || self.listeners.contains_key(&port) {
+        if self.is_echo(port) || self.listeners.contains_key(&port) {
             return Err(BindError::AlreadyBound { port });
         }
         self.listeners.insert(port, Listener::default());

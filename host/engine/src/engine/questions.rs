@@ -130,6 +130,16 @@ impl Questions {
         Some(purpose)
     }
 
+    /// Forgets the question about the SYN that began the stream of this packet, if it still waits.
+    pub(crate) fn withdraw_syn(&mut self, h: &Header) {
+        let purpose = Purpose::Syn { header: *h };
+        let ids = self.groups.get(&purpose.group()).map_or(&[][..], Vec::as_slice);
+        let found = ids.iter().find(|id| self.waiting.get(id).is_some_and(|p| p.same_as(&purpose))).copied();
+        if let Some(id) = found {
+            self.take(id);
+        }
+    }
+
     /// When the next question runs out of time.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.front().map(|(at, _)| *at)

@@ -38,6 +38,9 @@ impl Engine {
         }
         if is_syn {
             self.on_syn(now, h);
+        } else if h.flags.contains(Flags::RST) {
+            // Its dialler went away while the host still decides: a stream opened now would have nobody at the other end.
+            self.questions.withdraw_syn(h);
         }
         // Everything else without a stream is ignored silently.
     }
@@ -54,7 +57,7 @@ impl Engine {
     /// A SYN that no open stream knows.
     fn on_syn(&mut self, now: Instant, h: &Header) {
         let port = h.dst_port;
-        if port != ports::ECHO && !self.listeners.contains_key(&port) {
+        if !self.is_echo(port) && !self.listeners.contains_key(&port) {
             return self.refuse(now, h);
         }
         if self.config.admit_all {
@@ -70,6 +73,11 @@ impl Engine {
         };
         // Without room for another question the SYN is lost; its sender repeats it.
         self.questions.ask(now, query, Purpose::Syn { header: *h });
+    }
+
+    /// Whether a port is the built-in echo service's.
+    pub(super) fn is_echo(&self, port: u16) -> bool {
+        self.config.echo && port == ports::ECHO
     }
 
     /// The host has decided about trust and port policy.
@@ -97,7 +105,7 @@ impl Engine {
         if full {
             return self.refuse(now, h);
         }
-        let owner = if h.dst_port == ports::ECHO { Owner::Echo } else { Owner::App };
+        let owner = if self.is_echo(h.dst_port) { Owner::Echo } else { Owner::App };
         if owner == Owner::App {
             let capacity = self.config.accept_queue;
             let Some(listener) = self.listeners.get_mut(&h.dst_port) else { return self.refuse(now, h) };

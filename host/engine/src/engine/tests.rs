@@ -164,6 +164,24 @@ fn first_contact_is_one_pila_each_and_one_in_return() {
 }
 
 #[test]
+fn a_dialler_that_goes_away_while_the_host_decides_leaves_no_stream() {
+    let (mut a, mut b) = tunnel_of_two();
+    b.engine.config.admit_all = false;
+    let dialled = a.engine.dial(at(100), Addr::backbone(B), 7).unwrap();
+    for (_, mut d) in a.out(at(100)) {
+        b.engine.handle_datagram(at(100), addr(A), &mut d);
+    }
+    let (id, query) = b.engine.poll_query().unwrap();
+    assert!(matches!(query, Query::AdmitSyn { dst_port: 7, .. }), "{query:?}");
+    a.engine.close(at(101), dialled);
+    for (_, mut d) in a.out(at(101)) {
+        b.engine.handle_datagram(at(101), addr(A), &mut d);
+    }
+    b.engine.answer(at(102), id, Answer::Admit(Verdict::Allow));
+    assert!(b.engine.snapshot().conns.is_empty());
+}
+
+#[test]
 fn an_unchanged_key_is_answered_after_six_silent_seconds_once_a_second() {
     let (mut a, mut b) = tunnel_of_two();
     let pila = a.pila(Trailer::NONE);

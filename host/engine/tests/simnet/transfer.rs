@@ -106,6 +106,20 @@ fn a_peer_opens_ten_streams_a_second_unless_it_is_exempt() {
 }
 
 #[test]
+fn without_echo_its_port_is_like_any_other() {
+    let on = Config { admit_all: true, ..Config::default() };
+    let off = Config { echo: false, ..on.clone() };
+    let mut net = Net::pair(9, Link { latency: ms(5), ..Link::default() }, &off);
+    let to = Addr::backbone(2);
+    let now = net.now;
+    net.hosts[0].engine.dial(now, to, 7).unwrap();
+    net.run(secs(10), |n| n.hosts[0].failed.iter().any(|(_, why)| why == "connection refused"));
+    assert!(net.hosts[1].engine.bind(7).is_ok(), "nobody has it");
+    let mut net = Net::pair(9, Link { latency: ms(5), ..Link::default() }, &on);
+    assert!(net.hosts[1].engine.bind(7).is_err(), "the engine has it");
+}
+
+#[test]
 fn a_slow_reader_stops_the_sender_and_lets_it_go_on() {
     let config = Config { admit_all: true, recv_buffer: 50_000, ..Config::default() };
     let mut net = Net::pair(3, Link { latency: ms(5), ..Link::default() }, &config);

@@ -19,6 +19,7 @@ use pilot_engine::{Answer, Engine, Query, QueryId, Snapshot};
 use pilot_wire::addr::Addr;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, debug_span};
 
 use crate::bus::Bus;
 use crate::clock::Clock;
@@ -259,10 +260,14 @@ impl Node {
         self.datagrams.subscribe()
     }
 
-    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    /// Asks the driver and waits for the answer, in a span of its own.
+    async fn ask<T>(&self, span: Span, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (tx, rx) = oneshot::channel();
-        self.commands.send(make(tx)).await?;
-        rx.await.ok()
+        let work = async {
+            self.commands.send(make(tx)).await?;
+            rx.await.ok()
+        };
+        work.instrument(span).await
     }
 
     async fn tell(&self, command: Command) {
@@ -275,7 +280,7 @@ impl Node {
     /// # Errors
     /// The texts of stream.md section 8.
     pub async fn dial(&self, to: Addr, port: u16) -> Result<Stream, DialError> {
-        self.ask(|reply| Command::Dial { to, port, reply })
+        self.ask(debug_span!("engine.dial", %to, port), |reply| Command::Dial { to, port, reply })
             .await
             .unwrap_or_else(|| Err(DialError("node is shut down".into())))
     }
@@ -287,7 +292,9 @@ impl Node {
     pub async fn bind(&self, port: u16) -> Result<Listener, BindError> {
         let queue = Arc::new(Queue::new(LISTENER_QUEUE));
         let q = queue.clone();
-        self.ask(|reply| Command::Bind { port, queue: q, reply }).await.unwrap_or(Err(BindError::Down))?;
+        self.ask(debug_span!("engine.bind", port), |reply| Command::Bind { port, queue: q, reply })
+            .await
+            .unwrap_or(Err(BindError::Down))?;
         Ok(Listener { port, queue, commands: self.commands.clone() })
     }
 
@@ -296,9 +303,14 @@ impl Node {
     /// # Errors
     /// The engine's text.
     pub async fn send_datagram(&self, to: Addr, port: u16, data: Bytes) -> Result<(), SendError> {
-        self.ask(|reply| Command::SendDatagram { to, port, data, reply })
-            .await
-            .unwrap_or_else(|| Err(SendError("node is shut down".into())))
+        self.ask(debug_span!("engine.send_datagram", %to, port), |reply| Command::SendDatagram {
+            to,
+            port,
+            data,
+            reply,
+        })
+        .await
+        .unwrap_or_else(|| Err(SendError("node is shut down".into())))
     }
 
     /// One control ping, engine to engine; the round trip.
@@ -306,7 +318,7 @@ impl Node {
     /// # Errors
     /// A text when it cannot be sent; waiting for the answer has no limit of its own.
     pub async fn ping(&self, peer: Addr, payload: Bytes) -> Result<Duration, SendError> {
-        self.ask(|reply| Command::Ping { peer, payload, reply })
+        self.ask(debug_span!("engine.ping", %peer), |reply| Command::Ping { peer, payload, reply })
             .await
             .unwrap_or_else(|| Err(SendError("node is shut down".into())))
     }
@@ -314,7 +326,9 @@ impl Node {
     /// Forgets a peer's keys, queues and routes.
     pub async fn remove_peer(&self, node: u32) {
         // Answered, so that a caller that revokes trust knows the tunnel is gone.
-        let _ = self.ask(|reply| Command::RemovePeer { node, reply }).await;
+        let _ = self
+            .ask(debug_span!("engine.remove_peer", node), |reply| Command::RemovePeer { node, reply })
+            .await;
     }
 
     /// For five minutes SYNs of `node` to ports 444 and 1001 pass the trust gate.
@@ -342,7 +356,7 @@ impl Node {
 
     /// Counters, peers, streams and ports at this moment; `None` when the node is down.
     pub async fn snapshot(&self) -> Option<Snapshot> {
-        self.ask(Command::Snapshot).await
+        self.ask(debug_span!("engine.snapshot"), Command::Snapshot).await
     }
 }
 

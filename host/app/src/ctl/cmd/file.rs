@@ -79,7 +79,7 @@ pub(crate) async fn run(ctx: &Context, args: SendFile) -> Outcome {
 
     let elapsed = start.elapsed().as_secs_f64();
     let moved = source.size - delivery.resumed;
-    // Decimal megabytes: what networks and disks are sold by.
+    // Decimal megabytes, as the field has them; people see the unit beside the number.
     let rate = moved as f64 / 1e6 / elapsed.max(1e-6);
     let sha256 = hex::encode(source.sha256);
     let resumed = match delivery.resumed {
@@ -87,7 +87,7 @@ pub(crate) async fn run(ctx: &Context, args: SendFile) -> Outcome {
         n => format!(" (resumed at {})", bytes(n)),
     };
     // What fits into a few packets has no speed worth telling.
-    let speed = if moved < 100_000 { String::new() } else { format!(", {rate:.1} MB/s") };
+    let speed = if moved < 100_000 { String::new() } else { format!(", {}/s", bytes((rate * 1e6) as u64)) };
     let text = format!(
         "{} {}: {} in {}{speed}{resumed}\n{}",
         ctx.out.green("sent"),
@@ -168,7 +168,6 @@ async fn deliver(
     }
 }
 
-/// The old way: the whole file in one FILE frame over a connection of its own.
 /// The largest frame that this receiver is known to take: what every receiver takes, or what the environment says of the
 /// receivers one has to do with (dataexchange.md section 1.1).
 fn frame_limit() -> u32 {
@@ -178,6 +177,7 @@ fn frame_limit() -> u32 {
     }
 }
 
+/// The old way: the whole file in one FILE frame over a connection of its own.
 async fn one_frame(
     client: &Client,
     target: &Target,
@@ -238,10 +238,10 @@ impl Progress {
             return Progress(ProgressBar::hidden());
         }
         let bar = ProgressBar::new(size);
-        let template =
-            "{msg:8} {wide_bar} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta}";
+        let template = "{msg:8} {percent:>3} % {wide_bar:.cyan/238} {bytes:>10} of {total_bytes}  \
+                        {bytes_per_sec:>12}  {eta:>4} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
+            bar.set_style(style.progress_chars("━╸─"));
         }
         Progress(bar)
     }

@@ -200,6 +200,11 @@ pub(crate) async fn policy(ctx: &Context, command: Policy) -> Outcome {
             };
             let document: Value = serde_json::from_str(&text)
                 .map_err(|e| Failure::invalid(format!("the policy is not JSON: {e}")))?;
+            // Here, before anybody else has to refuse it; a daemon of others cannot be asked.
+            match explain(ctx, text.clone(), "", Map::new()).await {
+                Err(failure) if failure.code != code::UNAVAILABLE => return Err(failure),
+                _ => {}
+            }
             let token =
                 admin_token.or_else(|| ctx.setting("PILOT_ADMIN_TOKEN", "admin_token")).unwrap_or_default();
             // The registry first, so that every member's daemon gets it; that takes an administrator.

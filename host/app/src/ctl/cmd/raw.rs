@@ -289,7 +289,11 @@ pub(crate) async fn listen(ctx: &Context, args: Listen) -> Outcome {
             messages.push(row);
         }
     }
-    Ok(Report::new(json!({ "messages": messages, "timeout": timed_out }), ""))
+    let text = match timed_out {
+        true => ctx.out.yellow(&format!("no more datagrams within {}", go_duration(args.timeout))),
+        false => String::new(),
+    };
+    Ok(Report::new(json!({ "messages": messages, "timeout": timed_out }), text))
 }
 
 pub(crate) async fn dgram(ctx: &Context, args: Dgram) -> Outcome {

@@ -26,6 +26,8 @@ use crate::ctl::values::{duration, list, number};
 
 /// Events kept on the screen.
 const EVENTS: usize = 200;
+/// Looks whose rates are kept for the curves.
+const HISTORY: usize = 120;
 
 /// `top`
 #[derive(Debug, Args)]
@@ -55,7 +57,9 @@ struct Model {
     looked: Option<Instant>,
     /// Bytes per second of the node: sent, received.
     rates: (f64, f64),
-    /// The same for each stream.
+    /// The same of earlier looks, the latest last.
+    history: VecDeque<(u64, u64)>,
+    /// Rates of each stream.
     streams: HashMap<u64, (f64, f64)>,
     paused: bool,
     /// Why the last look failed.
@@ -96,6 +100,9 @@ impl Model {
             (rate("bytes_sent"), rate("bytes_recv"))
         };
         self.rates = both(&self.info, info);
+        self.history.push_back((self.rates.0 as u64, self.rates.1 as u64));
+        let surplus = self.history.len().saturating_sub(HISTORY);
+        self.history.drain(..surplus);
         let before: HashMap<u64, &Value> =
             list(&self.info, "conn_list").iter().map(|c| (number(c, "id"), c)).collect();
         self.streams = list(info, "conn_list")

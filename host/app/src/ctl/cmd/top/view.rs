@@ -5,7 +5,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell, Paragraph, Row, Table};
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
 use serde_json::Value;
 
 use super::Model;
@@ -17,6 +17,8 @@ const QUIET: Style = Style::new().fg(Color::DarkGray);
 const GOOD: Style = Style::new().fg(Color::Green);
 const BAD: Style = Style::new().fg(Color::Red);
 const CARE: Style = Style::new().fg(Color::Yellow);
+/// Columns of the curves at most.
+const CURVES: u16 = 60;
 
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
@@ -24,7 +26,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
     let streams = list(&model.info, "conn_list");
     let rows = |n: usize| u16::try_from(n.max(1)).unwrap_or(u16::MAX).saturating_add(2);
     let [head, peers_at, streams_at, plugins_at, events_at, foot] = Layout::vertical([
-        Constraint::Length(3),
+        Constraint::Length(4),
         Constraint::Length(rows(peers.len()).min(10)),
         Constraint::Length(rows(streams.len()).min(12)),
         Constraint::Length(rows(model.plugins.len()).min(10)),
@@ -54,15 +56,33 @@ fn header(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         Span::raw(format!(", {visibility}, up {}", uptime(i["uptime_secs"].as_f64().unwrap_or(0.0)))),
     ]);
     let second = Line::from(format!(
-        "sent {} ({}/s)  received {} ({}/s)  ports {}  trust requests {}",
+        "sent {} ({}/s)  received {} ({}/s)",
         bytes(number(i, "bytes_sent")),
         bytes(model.rates.0 as u64),
         bytes(number(i, "bytes_recv")),
         bytes(model.rates.1 as u64),
-        number(i, "ports"),
-        number(i, "handshake_pending_count"),
     ));
-    frame.render_widget(Paragraph::new(vec![first, second]), area);
+    let third = Line::from(format!(
+        "ports {}  trust requests {}",
+        number(i, "ports"),
+        number(i, "handshake_pending_count")
+    ));
+    // The curves stand where the line above them ends early, and only where there is room.
+    let [facts, curves] = Layout::horizontal([Constraint::Min(76), Constraint::Max(CURVES)]).areas(area);
+    frame.render_widget(Paragraph::new(vec![first, second, third]), facts);
+    if curves.width >= 16 {
+        curve(frame, Rect { height: 1, ..curves }, "sent", model.history.iter().map(|r| r.0).collect());
+        let below = Rect { y: curves.y + 1, height: 1, ..curves };
+        curve(frame, below, "received", model.history.iter().map(|r| r.1).collect());
+    }
+}
+
+/// One line: a name and its last rates, scaled to the highest of them.
+fn curve(frame: &mut Frame<'_>, area: Rect, name: &'static str, rates: Vec<u64>) {
+    let [label, at] = Layout::horizontal([Constraint::Length(9), Constraint::Min(4)]).areas(area);
+    frame.render_widget(Paragraph::new(name).style(QUIET), label);
+    let skip = rates.len().saturating_sub(usize::from(at.width));
+    frame.render_widget(Sparkline::default().data(&rates[skip..]).style(Style::new().fg(Color::Cyan)), at);
 }
 
 fn block(title: String) -> Block<'static> {
@@ -81,6 +101,14 @@ fn table<'a, const N: usize>(
         false => Constraint::Length(*w),
     });
     Table::new(rows, widths).header(Row::new(head).style(QUIET)).block(block(title)).column_spacing(1)
+}
+
+/// A table's title: how many rows there are, and how many of them are seen when that is not all.
+fn counted(name: &str, rows: usize, area: Rect) -> String {
+    match usize::from(area.height.saturating_sub(2)) {
+        seen if seen < rows => format!("{name} ({rows}, {seen} shown)"),
+        _ => format!("{name} ({rows})"),
+    }
 }
 
 /// Texts of others, with control characters as blanks.
@@ -113,14 +141,21 @@ fn peer_table(frame: &mut Frame<'_>, area: Rect, peers: &[Value]) {
             Cell::new(clean(text(p, "endpoint"))),
         ])
     });
-    let title = format!("Peers ({})", peers.len());
+    let title = counted("Peers", peers.len(), area);
     let head = ["NODE", "PATH", "RTT", "ENC", "AUTH", "ENDPOINT"];
     frame.render_widget(table(head, [8, 8, 10, 4, 5, 10], title, rows.collect()), area);
 }
 
 fn stream_table(frame: &mut Frame<'_>, area: Rect, streams: &[Value], model: &Model) {
+    let rates = |c: &Value| model.streams.get(&number(c, "id")).copied().unwrap_or_default();
+    // The busiest first: with many streams only they are seen.
+    let mut streams: Vec<&Value> = streams.iter().collect();
+    streams.sort_by_key(|c| {
+        let (up, down) = rates(c);
+        (std::cmp::Reverse((up + down) as u64), number(c, "id"))
+    });
     let rows = streams.iter().map(|c| {
-        let (up, down) = model.streams.get(&number(c, "id")).copied().unwrap_or_default();
+        let (up, down) = rates(c);
         let resent = number(c, "retransmits");
         Row::new(vec![
             Cell::new(number(c, "id").to_string()),
@@ -133,7 +168,7 @@ fn stream_table(frame: &mut Frame<'_>, area: Rect, streams: &[Value], model: &Mo
             Cell::new(resent.to_string()).style(if resent > 0 { CARE } else { QUIET }),
         ])
     });
-    let title = format!("Streams ({})", streams.len());
+    let title = counted("Streams", streams.len(), area);
     let head = ["ID", "PORT", "REMOTE", "STATE", "UP", "DOWN", "RTT", "RESENT"];
     frame.render_widget(table(head, [6, 6, 23, 12, 12, 12, 8, 6], title, rows.collect()), area);
 }
@@ -150,7 +185,7 @@ fn plugin_table(frame: &mut Frame<'_>, area: Rect, plugins: &[Value]) {
             Cell::new(clean(text(p, "reason"))),
         ])
     });
-    let title = format!("Plugins ({})", plugins.len());
+    let title = counted("Plugins", plugins.len(), area);
     let head = ["NAME", "VERSION", "STATE", "FAULTS", "REASON"];
     frame.render_widget(table(head, [16, 9, 10, 7, 10], title, rows.collect()), area);
 }

@@ -19,7 +19,7 @@ pub struct TransportArgs {
     /// How datagrams travel: udp, compat (one WebSocket to a beacon) or auto. Also PILOT_TRANSPORT.
     #[arg(long, value_name = "udp|compat|auto")]
     pub transport: Option<String>,
-    /// The beacon's WebSocket, wss://HOST[:PORT]/v1/compat.
+    /// The beacon's WebSocket, wss://HOST:PORT/v1/compat.
     #[arg(long, value_name = "URL")]
     pub compat_beacon: Option<String>,
     /// Whom the compat transport believes: the system's roots, or those of --compat-roots.

@@ -51,14 +51,14 @@ impl PublicKey {
     }
 }
 
-/// [`PublicKey::verify`] for drivers, which have the raw bytes.
+/// `PublicKey::verify` for drivers, which have the raw bytes.
 pub fn verify_signature(key: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
     PublicKey::from_bytes(*key).verify(message, signature)
 }
 
 /// Whether all of (key, message, signature) are good, in one calculation. When this says no, at least one is bad.
 ///
-/// It checks a random combination of the equations of [`PublicKey::verify`]. The two can differ only about a signature
+/// It checks a random combination of the equations of `PublicKey::verify`. The two can differ only about a signature
 /// that the key's own holder has made wrong on purpose, with points of small order; whoever can do that can as well sign.
 pub(crate) fn verify_together<'a>(parts: impl Iterator<Item = (&'a PublicKey, &'a [u8], &'a [u8])>) -> bool {
     let (mut keys, mut messages, mut signatures) = (Vec::new(), Vec::new(), Vec::new());

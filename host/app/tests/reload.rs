@@ -184,8 +184,10 @@ fn dataexchange_keeps_every_acknowledged_file_over_its_reloads() {
     let rendezvous = Rendezvous::start();
     let plugins = dir.path().join("plugins");
     stage(&plugins, &["dataexchange", "handshake"]);
-    let alice = Host::start(dir.path(), "alice", &rendezvous, &plugins);
-    let bob = Host::start(dir.path(), "bob", &rendezvous, &plugins);
+    // Each file is a stream; those of a fast machine would fill the port's limit while they stay known.
+    let brief = ["--time-wait", "100ms"];
+    let alice = Host::start_with(dir.path(), "alice", &rendezvous, &plugins, &brief);
+    let bob = Host::start_with(dir.path(), "bob", &rendezvous, &plugins, &brief);
     befriend(&alice, &bob);
     let bob_id = bob.node_id().to_string();
     let (acknowledged, stop) = (AtomicUsize::new(0), AtomicBool::new(false));

@@ -99,6 +99,11 @@ impl Scoreboard {
         self.segments.is_empty()
     }
 
+    /// Where the first unacknowledged segment begins.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.segments.front().map(|s| s.start)
+    }
+
     /// Bytes sent and neither acknowledged nor considered lost.
     pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight

@@ -334,7 +334,8 @@ impl Sender {
         if advanced {
             delivery = self.board.acknowledge(now, input.ack, min);
             self.una = input.ack;
-            self.buffer.release(input.ack);
+            // Half a segment acknowledged is no progress: it goes again as a whole, so its bytes stay.
+            self.buffer.release(self.board.first().unwrap_or(input.ack));
         }
         self.stats.sacks += u64::from(!input.blocks.is_empty());
         for block in input.blocks {

@@ -54,6 +54,25 @@ fn repeats_keep_their_boundaries() {
 }
 
 #[test]
+fn a_segment_acknowledged_by_half_goes_again_as_a_whole() {
+    let mut s = sender();
+    // Two writes, each a piece of its own, in segments that do not end where the writes do.
+    s.push(vec![1; 4500].into());
+    s.push(vec![2; 4500].into());
+    let first = send_all(&mut s, at(0));
+    assert_eq!((first[4].start, first[4].len), (4001, 1000));
+    assert!(ack(&mut s, at(10), 4501, 100));
+    s.on_timer(at(2000)).unwrap();
+    let again = s.plan(at(2000)).unwrap();
+    assert_eq!(again, DataPlan { repeat: true, ..first[4] });
+    let mut bytes = Vec::new();
+    s.copy(again, &mut bytes);
+    assert_eq!(bytes, [[1; 500], [2; 500]].concat());
+    ack(&mut s, at(2001), 9001, 100);
+    assert!(s.is_drained() && s.buffered() == 0);
+}
+
+#[test]
 fn eight_timeouts_end_it() {
     let mut s = sender();
     s.push(vec![1; 10].into());

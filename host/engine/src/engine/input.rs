@@ -30,7 +30,9 @@ impl Engine {
                 self.on_beacon_message(now, data);
             }
         } else {
-            self.on_frame(now, Via::Direct(from), None, data);
+            // The beacon wraps what it relays. If it ever does not, its address must not become that of a peer.
+            let via = if self.me.beacon == Some(from) { Via::Relay } else { Via::Direct(from) };
+            self.on_frame(now, via, None, data);
         }
     }
 

@@ -164,6 +164,20 @@ fn first_contact_is_one_pila_each_and_one_in_return() {
 }
 
 #[test]
+fn the_beacons_address_never_becomes_a_peers() {
+    let (mut a, mut b) = tunnel_of_two();
+    b.engine.set_beacon(Some(addr(9)));
+    let frame = a.sealed(B, &control(A, B, Flags::NONE), b"ping");
+    b.hear(at(100), addr(9), &frame);
+    assert_eq!(b.peer(A).path.direct(), Some(addr(A)));
+    assert_eq!(b.out(at(100)).first().map(|(to, _)| *to), Some(addr(A)), "answered where the peer is");
+    // A key exchange is not charged to anybody, so it is not taken.
+    let stranger = Node::new(3);
+    b.hear(at(100), addr(9), &stranger.pila(Trailer::NONE));
+    assert!(!b.has_session(3));
+}
+
+#[test]
 fn a_dialler_that_goes_away_while_the_host_decides_leaves_no_stream() {
     let (mut a, mut b) = tunnel_of_two();
     b.engine.config.admit_all = false;

@@ -427,7 +427,7 @@ impl Engine {
             }
         }
         self.flush_pending(now, node);
-        for id in self.conns.of_peer(node).to_vec() {
+        for id in self.conns.of_peer(node).collect::<Vec<_>>() {
             if let Some(conn) = self.conns.get_mut(id) {
                 replayed += conn.on_new_key(now, RESEND);
             }
@@ -471,7 +471,7 @@ impl Engine {
 
     /// Ends the dials towards a node that cannot be reached.
     pub(super) fn fail_dials(&mut self, now: Instant, node: u32, error: &DialError) {
-        for id in self.conns.of_peer(node).to_vec() {
+        for id in self.conns.of_peer(node).collect::<Vec<_>>() {
             self.with_conn(now, id, |conn, cx| conn.fail_dial(cx, error.clone()));
         }
     }

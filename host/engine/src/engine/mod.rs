@@ -15,6 +15,7 @@ mod me;
 mod path;
 mod peer;
 mod questions;
+mod resets;
 mod send;
 mod status;
 mod streams;
@@ -36,8 +37,9 @@ use self::fragments::Fragments;
 use self::inbound::Inbound;
 use self::keys::{Keys, Known};
 use self::me::Me;
-use self::peer::Peer;
+use self::peer::{Abilities, Peer};
 use self::questions::{Purpose, Questions};
+use self::resets::Resets;
 use self::send::Outbox;
 use self::status::Stats;
 use self::timers::{Timer, Timers};
@@ -51,7 +53,7 @@ use crate::rng::Rng;
 use crate::snapshot::Snapshot;
 use crate::stream::conn::Conn;
 use crate::stream::pieces::Pieces;
-use crate::stream::table::Conns;
+use crate::stream::table::{Conns, Tuple};
 use crate::time::{Duration, Instant};
 use crate::tunnel::counters::KeyPairs;
 use crate::tunnel::rate::{Bucket, RateTable, Spacing};
@@ -127,6 +129,7 @@ pub struct Engine {
     questions: Questions,
     events: Events,
     outbox: Outbox,
+    resets: Resets,
     timers: Timers,
     pings: Pings,
     stats: Stats,
@@ -173,6 +176,7 @@ impl Engine {
             questions: Questions::new(config.max_queries, config.query_timeout),
             events: Events::new(config.max_events),
             outbox: Outbox::default(),
+            resets: Resets::new(hash),
             timers: Timers::default(),
             pings: Pings::default(),
             stats: Stats::default(),
@@ -218,6 +222,7 @@ impl Engine {
         if self.me.node != node {
             self.me.node = node;
             self.me.renew_exchange();
+            self.resets.clear();
             for peer in self.peers.values_mut() {
                 let sessions = [peer.session.take(), peer.other.take().map(|o| o.session)];
                 sessions.iter().flatten().for_each(|session| self.key_pairs.bury(session));
@@ -273,6 +278,7 @@ impl Engine {
             self.on_answer(now, purpose, Answer::Failed("no answer in time".to_owned()));
         }
         self.expire_pings(now);
+        self.repeat_resets(now);
         self.on_inbound_timer(now);
     }
 
@@ -359,7 +365,7 @@ impl Engine {
             Err(_) => return Err(DialError::Broadcast),
             Ok(()) => {}
         }
-        if self.conns.len() >= self.config.max_conns || self.use_peer(now, to.node).is_none() {
+        if !self.conns.make_room(self.config.max_conns) || self.use_peer(now, to.node).is_none() {
             return Err(DialError::TooMany);
         }
         if self.has_given_up(now, to.node) {
@@ -367,11 +373,15 @@ impl Engine {
             return Err(DialError::NoKey);
         }
         let bound = |port| self.listeners.contains_key(&port);
-        let local_port = self.conns.fresh_port(bound).ok_or(DialError::PortsExhausted)?;
+        let begins_anew =
+            self.peers.get(&to.node).is_some_and(|p| matches!(p.abilities, Abilities::Enhanced { .. }));
+        let local_port = self.conns.fresh_port((to.node, port), begins_anew, bound);
+        let local_port = local_port.ok_or(DialError::PortsExhausted)?;
         self.expect(now, to.node);
         let local = Addr::new(to.network, self.me.node);
         let info = ConnInfo { local, local_port, remote: to, remote_port: port };
         let (id, limits) = (self.conns.fresh_id(), self.limits(to.node));
+        self.resets.forget(Tuple::of(&info));
         self.conns.insert(Conn::dial(now, id, info, limits, &self.config));
         self.conns.queue(id);
         self.arm_conn(now, id);
@@ -435,7 +445,8 @@ impl Engine {
             return Err(SendError::TooLarge { len: data.len(), max: MAX_DATAGRAM_PAYLOAD });
         }
         let bound = |port| self.listeners.contains_key(&port);
-        let src_port = self.conns.fresh_port(bound).ok_or(SendError::PortsExhausted)?;
+        let fresh = self.conns.fresh_port((to.node, port), true, bound);
+        let src_port = fresh.ok_or(SendError::PortsExhausted)?;
         let header = Header {
             flags: Flags::NONE,
             protocol: Protocol::DATAGRAM,
@@ -523,8 +534,8 @@ impl Engine {
 
     /// When [`Engine::handle_timeout`] wants to be called; may be early, never late.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let inbound = self.inbound.deadline();
-        [self.timers.next(), self.questions.deadline(), self.pings.deadline(), inbound]
+        let (inbound, resets) = (self.inbound.deadline(), self.resets.deadline());
+        [self.timers.next(), self.questions.deadline(), self.pings.deadline(), inbound, resets]
             .into_iter()
             .flatten()
             .min()

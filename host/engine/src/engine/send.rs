@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use pilot_wire::beacon::{RELAY_HEADER_LEN, relay_header};
-use pilot_wire::packet::{self, HEADER_LEN, Header};
+use pilot_wire::packet::{self, Flags, HEADER_LEN, Header};
 use pilot_wire::tunnel::{SEALED_HEADER_LEN, TAG_LEN};
 
 use super::path::Route;
@@ -269,6 +269,9 @@ impl Engine {
                 self.outbox.push(route.to(), envelope.seal_legacy(session, &segment.header));
             }
             conn.commit(now, &self.config, limits.enhanced, &segment);
+            if segment.header.flags.contains(Flags::RST) {
+                self.resets.said(now, segment.header);
+            }
             count += 1;
             if count == 1 {
                 first_len = len;

@@ -49,7 +49,7 @@ impl Engine {
     fn peer_row(&self, p: &Peer) -> PeerRow {
         let relay = p.path.is_relayed() || (self.config.relay_only && self.me.beacon.is_some());
         let endpoint = p.endpoint(self.me.beacon, self.config.relay_only);
-        let streams = self.conns.of_peer(p.node).iter().filter_map(|id| self.conns.get(*id)?.srtt());
+        let streams = self.conns.of_peer(p.node).filter_map(|id| self.conns.get(id)?.srtt());
         let (lost, sent) = p.session.as_ref().map_or((0, 0), Session::lost_on_the_way);
         PeerRow {
             node: p.node,

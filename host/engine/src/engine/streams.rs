@@ -16,7 +16,7 @@ use crate::query::{Query, Verdict};
 use crate::stream::State;
 use crate::stream::conn::{Conn, Cx, Owner, Wish};
 use crate::stream::send::Limits;
-use crate::stream::table::answer_info;
+use crate::stream::table::{Tuple, answer_info};
 use crate::time::{Duration, Instant};
 
 /// Segments unacknowledged towards a peer that may be a Go peer: their reorder buffer (stream.md section 3).
@@ -41,6 +41,7 @@ impl Engine {
         } else if h.flags.contains(Flags::RST) {
             // Its dialler went away while the host still decides: a stream opened now would have nobody at the other end.
             self.questions.withdraw_syn(h);
+            self.resets.forget(Tuple::received(h));
         }
         // Everything else without a stream is ignored silently.
     }
@@ -100,9 +101,9 @@ impl Engine {
             self.events.notice(Notice::SynRateLimited { src: h.src, src_port: h.src_port });
             return;
         }
-        let full = self.conns.len() >= self.config.max_conns
-            || self.conns.on_port(h.dst_port) >= self.config.max_conns_per_port;
-        if full {
+        let room = self.conns.on_port(h.dst_port) < self.config.max_conns_per_port
+            && self.conns.make_room(self.config.max_conns);
+        if !room {
             return self.refuse(now, h);
         }
         let owner = if self.is_echo(h.dst_port) { Owner::Echo } else { Owner::App };
@@ -137,6 +138,7 @@ impl Engine {
             peer_heard: Instant::ZERO,
         };
         let conn = Conn::accept(&cx, id, answer_info(h), (h.seq, h.window), limits, owner);
+        self.resets.forget(Tuple::received(h));
         self.conns.insert(conn);
         let opened = Opened { src: h.src, src_port: h.src_port, dst_port: h.dst_port, conn: id };
         self.events.notice(Notice::SynReceived(opened));
@@ -224,6 +226,8 @@ impl Engine {
         } else {
             if conn.state() == State::Closed {
                 self.conns.release_tuple(id);
+            } else if conn.may_rest() {
+                self.conns.rest(id);
             }
             self.arm_conn(now, id);
         }

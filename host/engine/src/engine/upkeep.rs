@@ -299,7 +299,7 @@ impl Engine {
 
     /// See [`Engine::remove_peer`].
     pub(super) fn drop_peer(&mut self, now: Instant, node: u32) {
-        for id in self.conns.of_peer(node).to_vec() {
+        for id in self.conns.of_peer(node).collect::<Vec<_>>() {
             self.with_conn(now, id, |conn, cx| conn.abort(cx, CloseReason::PeerRemoved, false));
         }
         self.forget_peer(node);

@@ -217,6 +217,50 @@ fn a_reset_ends_the_peer_at_once() {
 }
 
 #[test]
+fn a_lost_reset_is_said_again() {
+    let mut net = pair(&open());
+    // The first is lost, then the first repeat too.
+    for outage in [100, 1000] {
+        let (a, b) = net.connect(0, 1);
+        net.hosts[0].cut_off = true;
+        let now = net.now;
+        net.hosts[0].engine.reset(now, a);
+        net.pass(ms(outage));
+        net.hosts[0].cut_off = false;
+        assert_eq!(net.hosts[1].stream(b).closed, None);
+        net.run(secs(5), |n| n.hosts[1].stream(b).closed == Some(CloseReason::Reset));
+    }
+    // Said no oftener than that, and nothing is kept for it.
+    net.pass(secs(5));
+    let before = net.hosts[0].sent;
+    net.pass(secs(5));
+    assert_eq!(net.hosts[0].sent, before);
+    assert!(net.hosts[0].engine.snapshot().conns.is_empty());
+}
+
+#[test]
+fn closed_streams_take_no_places_from_new_ones() {
+    let config =
+        Config { max_conns_per_port: 4, max_conns: 32, syn_rate: 1000, syn_rate_per_peer: 1000, ..open() };
+    let mut net = pair(&config);
+    for n in 1..=200 {
+        let (a, b) = net.connect(0, 1);
+        let now = net.now;
+        net.hosts[n % 2].engine.close(now, [a, b][n % 2]);
+        net.run(secs(5), |n| {
+            n.hosts.iter().all(|h| h.engine.snapshot().conns.iter().all(|c| c.state == State::TimeWait))
+        });
+        let now = net.now;
+        net.hosts[1 - n % 2].engine.close(now, [b, a][n % 2]);
+        assert!(net.hosts.iter().all(|h| h.engine.snapshot().conns.len() <= 32), "memory stays bounded");
+    }
+    assert!(net.hosts.iter().any(|h| h.engine.snapshot().conns.len() == 32), "and is used");
+    assert!(net.hosts[0].failed.is_empty());
+    net.pass(secs(11));
+    assert!(net.hosts.iter().all(|h| h.engine.snapshot().conns.is_empty()));
+}
+
+#[test]
 fn a_dial_that_is_called_off_does_not_leave_half_a_stream() {
     let mut net = pair(&open());
     net.connect(0, 1);

@@ -115,13 +115,16 @@ impl Conn {
         self.replies.fin_ack = true;
         cx.events.notice(Notice::Fin(self.ended()));
         self.tx.clear();
-        self.rx.abandon();
         self.enter_time_wait(cx.now, cx.config.time_wait);
         self.finish(cx, reason);
     }
 
     pub(super) fn enter_time_wait(&mut self, now: Instant, stay: crate::time::Duration) {
         self.phase = Phase::TimeWait { until: now + stay };
+        self.rx.abandon();
+        if self.released {
+            self.rx.discard();
+        }
     }
 
     fn on_ack(&mut self, cx: &mut Cx<'_>, h: &Header, payload: &[u8]) {

@@ -124,6 +124,8 @@ pub(crate) struct Conn {
     /// The engine's bookkeeping: queued for sending, and the timer that is set.
     pub(crate) queued: bool,
     pub(crate) timer: Option<Instant>,
+    /// The table's bookkeeping: its place among the streams that rest.
+    pub(crate) resting: Option<u64>,
     pub(crate) opened: Instant,
     phase: Phase,
     dialled: bool,
@@ -190,6 +192,7 @@ impl Conn {
             owner,
             queued: false,
             timer: None,
+            resting: None,
             opened: now,
             phase: Phase::Open,
             dialled: false,
@@ -234,6 +237,11 @@ impl Conn {
     /// Whether nothing about it has to be remembered any more.
     pub(crate) fn is_gone(&self) -> bool {
         matches!(self.phase, Phase::Closed) && self.released && !self.replies.reset
+    }
+
+    /// Whether it only waits for a repeated FIN: its application has let it go too. It holds no data then.
+    pub(crate) fn may_rest(&self) -> bool {
+        matches!(self.phase, Phase::TimeWait { .. }) && self.released
     }
 
     /// What the path and the peer allow from now on.

@@ -101,6 +101,24 @@ async fn an_admin_token_stands_in_for_a_signature_where_it_may() {
 }
 
 #[tokio::test]
+async fn who_can_sign_keeps_the_admin_token() {
+    let addr = scripted(|_, mut stream| async move {
+        let request = read_request(&mut stream).await.unwrap();
+        let request: Map<String, Value> = serde_json::from_slice(&request).unwrap();
+        let both = (request.contains_key("signature"), request.contains_key("admin_token"));
+        write(&mut stream, format!("{{\"type\":\"{both:?}\"}}").as_bytes()).await;
+    })
+    .await;
+    let client = RegistryClient::new(addr, |_: &[u8]| Some([7; 64]));
+    let params = json!({"network_id": 1, "admin_token": "t"}).as_object().unwrap().clone();
+    let answer = client.call_signed("leave_network", params.clone()).await.unwrap();
+    assert_eq!(answer["type"], "(true, false)");
+    // Where it stands for more than the signature it has to be there.
+    let answer = client.call_signed("invite_to_network", params).await.unwrap();
+    assert_eq!(answer["type"], "(true, true)");
+}
+
+#[tokio::test]
 async fn a_request_is_sent_once_more_over_a_new_connection() {
     // The first connection takes the request and dies; the second one answers.
     let addr = scripted(|n, mut stream| async move {

@@ -177,8 +177,10 @@ impl IpcBackend for HostBackend {
             match change {
                 Change::Hostname(name) => self.core.set_hostname(&name),
                 Change::Visibility(public) => self.core.set_public(public).await,
-                Change::Tags(_) | Change::Deregistered => {}
+                Change::Tags(_) => {}
+                Change::Deregistered => self.core.learn_networks().await,
                 Change::Joined(network, answer) => {
+                    self.core.note_network(network, true);
                     let mut payload = Map::new();
                     payload.insert("network_id".into(), network.into());
                     payload.insert("member_tags".into(), json!([]));
@@ -190,6 +192,7 @@ impl IpcBackend for HostBackend {
                     self.core.bus().publish("network.joined", Some(payload));
                 }
                 Change::Left(network) => {
+                    self.core.note_network(network, false);
                     let mut payload = Map::new();
                     payload.insert("network_id".into(), network.into());
                     self.core.bus().publish("network.left", Some(payload));

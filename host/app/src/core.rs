@@ -1,7 +1,7 @@
 //! What one running host is made of, shared by its plugins' handles, the local socket and the background tasks.
 //! Holds state and the operations that need several parts at once; starts nothing by itself (`run` does).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -71,6 +71,8 @@ pub struct Core {
     public: AtomicBool,
     hostname: RwLock<String>,
     endpoint: RwLock<String>,
+    networks: RwLock<BTreeSet<u16>>,
+    networks_asked: Mutex<Option<Instant>>,
     member_tags: RwLock<HashMap<u16, Vec<String>>>,
     peers: RwLock<HashMap<u32, PeerFacts>>,
     handshakes_in_flight: Mutex<HashSet<u32>>,
@@ -92,6 +94,8 @@ struct PeerFacts {
     tags: Vec<String>,
 }
 
+/// How long the registry's word on this node's networks is believed while somebody looks.
+const NETWORKS_LIFE: Duration = Duration::from_secs(10);
 /// Peers whose registry facts are remembered; beyond it the table starts anew.
 const PEER_FACTS: usize = 16_384;
 
@@ -125,6 +129,8 @@ impl Core {
             public: AtomicBool::new(public),
             hostname: RwLock::new(hostname),
             endpoint: RwLock::new(String::new()),
+            networks: RwLock::default(),
+            networks_asked: Mutex::default(),
             member_tags: RwLock::default(),
             peers: RwLock::default(),
             handshakes_in_flight: Mutex::default(),
@@ -292,6 +298,45 @@ impl Core {
     /// The event bus.
     pub fn bus(&self) -> &Bus {
         self.node.bus()
+    }
+
+    /// The networks this node is a member of, ascending, as far as the registry has told; the backbone (0) is one.
+    pub fn networks(&self) -> Vec<u16> {
+        let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
+        std::iter::once(0).chain(networks.iter().copied().filter(|n| *n != 0)).collect()
+    }
+
+    /// Notes a membership that began or ended.
+    pub fn note_network(&self, network: u16, member: bool) {
+        let mut networks = self.networks.write().unwrap_or_else(PoisonError::into_inner);
+        if member {
+            networks.insert(network)
+        } else {
+            networks.remove(&network)
+        };
+    }
+
+    /// Asks the registry which networks this node is in.
+    pub async fn learn_networks(&self) {
+        let Some(registry) = self.registry() else { return };
+        *self.networks_asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let networks = match registry.lookup(self.node_id()).await {
+            Ok(found) => found.networks.into_iter().collect(),
+            Err(e) if e.is_transport() => return,
+            // It does not know this node: a member of nothing.
+            Err(_) => BTreeSet::new(),
+        };
+        *self.networks.write().unwrap_or_else(PoisonError::into_inner) = networks;
+    }
+
+    /// Somebody looks at the memberships: administrators may have changed them, so the registry is asked for the next look.
+    /// Nobody waits for it, and a node that nobody looks at asks nothing.
+    pub fn refresh_networks(self: &Arc<Self>) {
+        let asked = *self.networks_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.node_id() != 0 && asked.is_none_or(|at| at.elapsed() >= NETWORKS_LIFE) {
+            let core = Arc::clone(self);
+            self.runtime.spawn(async move { core.learn_networks().await });
+        }
     }
 
     /// Replaces the cached tags of this node in `network` (plugin-contract.md section 2, `SetMemberTags`).

@@ -218,6 +218,7 @@ async fn restore(core: &Arc<Core>, again: bool) {
     {
         warn!(error = %e, "the registry did not make this node public");
     }
+    core.learn_networks().await;
     if again {
         let trusted = core.services.handshake.get().map(|s| s.trusted_peers()).unwrap_or_default();
         for record in trusted {
@@ -230,6 +231,7 @@ async fn restore(core: &Arc<Core>, again: bool) {
     for network in &core.config.node.networks {
         match registry.join_network(*network, "").await {
             Ok(_) => {
+                core.note_network(*network, true);
                 let mut payload = Map::new();
                 payload.insert("network_id".into(), (*network).into());
                 core.bus().publish("network.auto_joined", Some(payload));

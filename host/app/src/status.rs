@@ -1,9 +1,12 @@
 //! The info and health objects of the local socket (ipc.md section 8), from one picture of the engine.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pilot_engine::Snapshot;
 use pilot_engine::snapshot::ConnRow;
+use pilot_wire::addr::Addr;
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
@@ -52,7 +55,8 @@ fn millis(d: std::time::Duration) -> u64 {
 }
 
 /// The info object, uncut.
-pub async fn info(core: &Core) -> Map<String, Value> {
+pub async fn info(core: &Arc<Core>) -> Map<String, Value> {
+    core.refresh_networks();
     let s = core.node.snapshot().await.unwrap_or_default();
     let mut out = common(core, &s);
     let peers = s.peers.iter().map(|p| {
@@ -73,6 +77,10 @@ pub async fn info(core: &Core) -> Map<String, Value> {
     });
     out.insert("peer_list".into(), peers.collect());
     out.insert("conn_list".into(), s.conns.iter().map(conn_row).collect());
+    let networks = core.networks().into_iter().map(|network| {
+        let address = Addr { network, node: core.node_id() };
+        json!({ "network_id": network, "address": address.to_string() })
+    });
     let uptime = (core.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
     out.extend(object(json!({
         "node_id": core.node_id(),
@@ -90,7 +98,7 @@ pub async fn info(core: &Core) -> Map<String, Value> {
         "pkts_recv": s.pkts_recv,
         "tunnel_encryption_success": s.encryption_success,
         "tunnel_encryption_failure": s.encryption_failure,
-        "networks": [{"network_id": 0, "address": core.addr().to_string()}],
+        "networks": networks.collect::<Vec<_>>(),
         "endpoint": core.endpoint(),
         "transport": core.transport(),
         "features": FEATURES,

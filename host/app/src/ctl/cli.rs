@@ -16,27 +16,23 @@ use super::cmd::{
 #[command(
     name = "pilotctl",
     version = crate::version::VERSION,
-    about,
     subcommand_required = true,
     arg_required_else_help = true,
     infer_long_args = false,
-    after_help = "Peers are named by address (0:0000.0000.0007), node number (7) or host name.\n\
-                  First steps: pilotctl daemon start, pilotctl info, pilotctl handshake <peer>, \
-                  pilotctl send-message <peer> --data hello.\n\
-                  Environment: PILOT_SOCKET, PILOT_HOME, PILOT_REGISTRY, PILOT_ADMIN_TOKEN, PILOT_DAEMON_BIN, NO_COLOR."
+    after_help = AFTER_HELP
 )]
 pub(super) struct Cli {
     /// One JSON line instead of text, wherever this stands on the line.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
     /// Say more on standard error.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = EVERYWHERE)]
     pub verbose: bool,
     /// The daemon's socket [env: PILOT_SOCKET] [default: "socket" in config.json, else the daemon's own default].
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Repeat a command that only looks (info, peers, ...), every 2 s unless told otherwise.
-    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_name = "INTERVAL", value_parser = super::values::duration)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_name = "INTERVAL", value_parser = super::values::duration)]
     pub watch: Option<Duration>,
     /// With --watch: stop after this many; 0 goes on for ever.
     #[arg(long, global = true, default_value_t = 0, hide = true)]
@@ -51,10 +47,64 @@ impl Cli {
         Cli::command().find_subcommand(name).is_some()
     }
 
-    /// The usage text.
+    /// The help text of the tool as a whole: what clap would print, with the commands in groups.
     pub(super) fn usage() -> String {
-        Cli::command().render_help().to_string()
+        let mut root = Cli::command();
+        let commands = groups(&root);
+        let heads = "{about}\n\n{usage-heading} {usage}\n\n";
+        root = root
+            .help_template(format!("{heads}{commands}\n\n{EVERYWHERE}:\n{{options}}\n\n{{after-help}}\n"));
+        root.render_help().to_string()
     }
+
+    /// The longest beginning of these words that names a command, such as `network invite`; empty when there is none.
+    pub(super) fn path<'a>(words: impl Iterator<Item = &'a str>) -> String {
+        let (root, mut names) = (Cli::command(), Vec::new());
+        let mut at = &root;
+        for word in words {
+            let Some(next) = at.find_subcommand(word) else { break };
+            names.push(word);
+            at = next;
+        }
+        names.join(" ")
+    }
+}
+
+/// Heading of the flags that every command takes.
+const EVERYWHERE: &str = "Options of every command";
+
+/// Shown below the help of the tool as a whole.
+const AFTER_HELP: &str = "\
+Peers are named by address (0:0000.0000.0007), node number (7) or host name.
+First steps: pilotctl quickstart. All about one command: pilotctl <COMMAND> --help
+Environment: PILOT_SOCKET, PILOT_HOME, PILOT_REGISTRY, PILOT_ADMIN_TOKEN, PILOT_DAEMON_BIN, NO_COLOR.";
+
+/// Where the groups of the help text begin; a group ends where the next one begins.
+const GROUPS: [(&str, &str); 7] = [
+    ("daemon", "This node"),
+    ("handshake", "Trust"),
+    ("send-message", "Talking to peers"),
+    ("find", "Names, settings and keys at the registry"),
+    ("network", "Networks and their administration"),
+    ("net", "Clusters for development"),
+    ("quickstart", "The tool itself"),
+];
+
+/// The commands with their headings, as clap would list them.
+fn groups(root: &clap::Command) -> String {
+    let shown: Vec<&clap::Command> = root.get_subcommands().filter(|c| !c.is_hide_set()).collect();
+    let width = shown.iter().map(|c| c.get_name().len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for command in shown {
+        let name = command.get_name();
+        if let Some((_, heading)) = GROUPS.iter().find(|(first, _)| *first == name) {
+            let gap = if text.is_empty() { "" } else { "\n" };
+            text += &format!("{gap}{heading}:\n");
+        }
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        text += &format!("  {name:<width$}  {about}\n");
+    }
+    text.trim_end().to_owned()
 }
 
 /// The commands, in the order of the help text.

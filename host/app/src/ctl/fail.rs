@@ -71,7 +71,54 @@ impl From<ClientError> for Failure {
             _ if error.daemon_text().is_some_and(|text| text.ends_with("not found")) => {
                 Failure::not_found(error.to_string())
             }
-            _ => Failure::connection(error.to_string()),
+            _ => match error.daemon_text().and_then(known) {
+                Some((code, hint)) => Failure::new(code, error.to_string()).hint(hint),
+                None => Failure::connection(error.to_string()),
+            },
         }
     }
+}
+
+/// Code and hint for refusals whose text says what would help.
+fn known(text: &str) -> Option<(&'static str, &'static str)> {
+    const KNOWN: &[(&str, &str, &str)] = &[
+        ("rbac: ", code::PERMISSION_DENIED, "ask the network's owner, or set PILOT_ADMIN_TOKEN"),
+        (
+            "admin token",
+            code::AUTH_REQUIRED,
+            "set PILOT_ADMIN_TOKEN or admin_token (pilotctl config --set admin_token=...)",
+        ),
+        (
+            "invalid token for network",
+            code::CONNECTION_FAILED,
+            "give the network's token: pilotctl network join <id> --token <token>",
+        ),
+        (
+            "no active managed networks",
+            code::CONNECTION_FAILED,
+            "no policy is in force here; see: pilotctl policy set --help",
+        ),
+        (
+            "no active policy runner",
+            code::CONNECTION_FAILED,
+            "no policy is in force here; see: pilotctl policy set --help",
+        ),
+        (
+            "request failed",
+            code::CONNECTION_FAILED,
+            "the registry gives no reason; it may not offer this, or not to this node",
+        ),
+        ("was not trusted", code::CONNECTION_FAILED, "those who are: pilotctl trust"),
+        (
+            "already bound",
+            code::CONNECTION_FAILED,
+            "choose another port, or end the program or plugin that has it",
+        ),
+        (
+            "service not registered",
+            code::CONNECTION_FAILED,
+            "the plugin that does this is not loaded; see: pilotctl plugins",
+        ),
+    ];
+    KNOWN.iter().find(|(words, ..)| text.contains(words)).map(|(_, code, hint)| (*code, *hint))
 }

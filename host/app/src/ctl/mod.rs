@@ -13,6 +13,7 @@ mod fail;
 mod filestream;
 mod out;
 mod registry;
+mod returns;
 #[cfg(test)]
 mod tests;
 mod trust_gate;
@@ -131,15 +132,16 @@ fn usage(argv: &Argv, error: &clap::Error, out: &Out) -> ExitCode {
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelp if argv.command().is_some() => {
-            out.complain(&error.to_string());
+            let whole = argv.words().eq(["help"]);
+            out.complain(&if whole { Cli::usage() } else { error.to_string() });
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         | ErrorKind::MissingSubcommand
-            if argv.command().is_none() || error.kind() == ErrorKind::DisplayHelp =>
+            if argv.command().is_none() =>
         {
-            out.complain(&error.to_string());
+            out.complain(&Cli::usage());
             ExitCode::from(EXIT_USAGE)
         }
         ErrorKind::InvalidSubcommand if argv.command().is_some_and(|c| !Cli::knows(c)) => {
@@ -155,7 +157,8 @@ fn usage(argv: &Argv, error: &clap::Error, out: &Out) -> ExitCode {
         _ => {
             let text = error.to_string();
             // The message, without clap's own prefix, usage and tips.
-            let command = argv.command().map(|c| format!(" {c}")).unwrap_or_default();
+            let path = Cli::path(argv.words());
+            let command = if path.is_empty() { path } else { format!(" {path}") };
             let message = match error.kind() {
                 ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
                     format!("pilotctl{command} needs a subcommand")
@@ -167,7 +170,7 @@ fn usage(argv: &Argv, error: &clap::Error, out: &Out) -> ExitCode {
                 }
             };
             out.failure(
-                &Failure::invalid(message).hint(format!("run 'pilotctl{command} --help' for its arguments")),
+                &Failure::invalid(message).hint(format!("arguments and examples: pilotctl{command} --help")),
             );
             ExitCode::FAILURE
         }

@@ -19,8 +19,11 @@ pub(super) async fn lookup(ctx: &Context, client: &Client, node: u32) -> Result<
         Ok(Some(found)) => return Ok(Some(found)),
         Ok(None) => {}
         Err(error) => {
-            let text = error.daemon_text().unwrap_or_default().to_owned();
-            return Err(refusal(&text, error.into()));
+            let text = error.daemon_text().unwrap_or_default();
+            let text = text.strip_prefix("host lookup: ").unwrap_or(text).to_owned();
+            let other = Failure::from(error);
+            let message = if text.is_empty() { other.message } else { text.clone() };
+            return Err(refusal(&text, Failure { message, ..other }));
         }
     }
     let Some(addr) = ctx.setting("PILOT_REGISTRY", "registry") else { return Ok(None) };
@@ -121,5 +124,11 @@ fn refused(error: &RegistryError) -> Failure {
 }
 
 fn refusal(text: &str, other: Failure) -> Failure {
-    if text.contains("not found") { Failure::not_found(other.message) } else { other }
+    match text {
+        _ if text.contains("not found") => Failure::not_found(other.message),
+        _ if text.ends_with("request failed") => {
+            other.hint("the registry gives no reason; it may not offer this, or not to this node")
+        }
+        _ => other,
+    }
 }

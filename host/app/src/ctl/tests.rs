@@ -451,8 +451,11 @@ async fn the_catalogue_knows_every_command() {
     let house = House::open();
     let catalogue = house.ok(&["context"]).await;
     let commands = catalogue["commands"].as_object().unwrap();
-    for name in ["info", "daemon start", "send-file", "network join", "inbox", "completions"] {
+    for name in ["info", "daemon start", "send-file", "network join", "inbox", "inbox read", "completions"] {
         assert!(commands.contains_key(name), "{name}");
+    }
+    for (name, command) in commands {
+        assert_ne!(values::text(command, "returns"), "", "{name} stands in returns.rs");
     }
     assert!(!values::text(&commands["send-file"], "description").is_empty());
     assert!(house.run(&["completions", "bash"]).await.unwrap().text.contains("send-file"));

@@ -99,7 +99,11 @@ fn rankings(peers: &[Value]) -> Value {
             "added_at": p.get("added_at").cloned().unwrap_or_default(),
         })
     };
-    let rows: Vec<Value> = peers.iter().enumerate().map(row).collect();
+    let mut peers: Vec<&Value> = peers.iter().collect();
+    let age =
+        |p: &Value| p.get("added_at").map(|at| at.as_str().map_or_else(|| at.to_string(), str::to_owned));
+    peers.sort_by_key(|p| (age(p), p.get("node_id").and_then(Value::as_u64)));
+    let rows: Vec<Value> = peers.into_iter().enumerate().map(row).collect();
     json!({ "type": "managed_rankings_ok", "rankings": rows })
 }
 

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::sink::sink;
 use crate::support::*;
@@ -59,7 +59,7 @@ fn a_reload_in_the_middle_of_a_transfer() {
         .arg(alice.socket())
         .args(["--json", "send-file", "--timeout", "10m", &bob_id])
         .arg(&file);
-    let mut sender = sender.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut sender = Running::start(&mut sender, b"");
     let partial = bob.state().join("received/.partial");
     eventually("the transfer's start", || {
         files(&partial).iter().any(|f| f.metadata().is_ok_and(|m| m.len() > 1 << 20)).then_some(())
@@ -69,7 +69,7 @@ fn a_reload_in_the_middle_of_a_transfer() {
         assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
     };
     if !long {
-        signal(sender.id(), "-STOP");
+        signal(sender.pid(), "-STOP");
     }
     document(&policy, "7");
     write("debug", &new_url);
@@ -79,16 +79,16 @@ fn a_reload_in_the_middle_of_a_transfer() {
     bob.process.signal("-HUP");
     let line = bob.process.wait_line("configuration reloaded");
     assert!(line.contains("log.level") && line.contains("plugin"), "{line}");
-    assert!(sender.try_wait().unwrap().is_none(), "the transfer is still under way");
+    assert!(!sender.ended(), "the transfer is still under way");
     println!("reloaded while the transfer was under way: {line}");
 
     // Everything is live at once, and the transfer's own stream is not asked again.
     bob.process.wait_line("level=DEBUG");
     assert_ne!(ping(&alice)["error"], Value::Null, "port 7 is closed now");
     if !long {
-        signal(sender.id(), "-CONT");
+        signal(sender.pid(), "-CONT");
     }
-    let sent = sender.wait_with_output().unwrap();
+    let sent = sender.output();
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
     let body = new_hook.recv_timeout(PATIENCE).expect("events go to the second URL").body;
     let body = String::from_utf8(body).unwrap();

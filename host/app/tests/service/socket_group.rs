@@ -30,7 +30,7 @@ fn as_other(dir: &Path, socket: &Path, groups: &[&str]) -> Output {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", STRANGER, "--regid", STRANGER]).args(groups);
     command.arg(tool).args(["--json", "info", "--socket"]).arg(socket);
-    command.env("PILOT_HOME", "/nonexistent").output().unwrap()
+    finished(command.env("PILOT_HOME", "/nonexistent"), b"")
 }
 
 fn code(out: &Output) -> Value {

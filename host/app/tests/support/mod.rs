@@ -3,9 +3,10 @@
 #![allow(dead_code)] // each test file uses its own part
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // this is test code; a failure shows its place and the log
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ pub mod nested_cargo;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const HOST: &str = env!("CARGO_BIN_EXE_pilot-host");
-const CTL: &str = env!("CARGO_BIN_EXE_pilotctl");
+pub const CTL: &str = env!("CARGO_BIN_EXE_pilotctl");
 
 /// A directory with a short path (socket paths are limited), removed with the handle.
 pub fn temp_dir() -> tempfile::TempDir {
@@ -250,14 +251,9 @@ impl Host {
 
     /// Runs `pilotctl --json` against this host.
     pub fn ctl(&self, args: &[&str]) -> Output {
-        Command::new(CTL)
-            .arg("--socket")
-            .arg(self.socket())
-            .arg("--json")
-            .args(args)
-            .env("PILOT_HOME", &self.dir)
-            .output()
-            .unwrap()
+        let mut command = Command::new(CTL);
+        command.arg("--socket").arg(self.socket()).arg("--json").args(args);
+        finished(command.env("PILOT_HOME", &self.dir), b"")
     }
 
     /// The `data` of a command that must succeed.
@@ -297,6 +293,79 @@ impl Host {
     pub fn plugin_lines(&self, msg: &str) -> Vec<String> {
         self.process.lines_with(&format!("msg=\"{msg}\"")).iter().map(|l| field(l, "name")).collect()
     }
+}
+
+/// A command that runs beside the test; it dies with its handle.
+pub struct Running {
+    child: Child,
+    said: [Receiver<Vec<u8>>; 2],
+    name: String,
+}
+
+impl Running {
+    /// Starts it with `input` as its standard input.
+    pub fn start(command: &mut Command, input: &[u8]) -> Running {
+        let name = format!("{command:?}");
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().unwrap();
+        let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
+        // A command that does not read is no failure of the test.
+        std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let said = [collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap())];
+        Running { child, said, name }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// What it said, when it has ended; a command that does not end in time is killed, and fails the test.
+    pub fn output(mut self) -> Output {
+        // The long forms of tests send files of many gibibytes.
+        let patience = if std::env::var_os("PILOT_LONG").is_some() { 30 } else { 2 } * PATIENCE;
+        let deadline = Instant::now() + patience;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if Instant::now() > deadline {
+                break None;
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        };
+        let _ = self.child.kill();
+        // Somebody it left behind may hold the pipe.
+        let [stdout, stderr] = [0, 1].map(|i| self.said[i].recv_timeout(PATIENCE).unwrap_or_default());
+        let told = || format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        let status = status.unwrap_or_else(|| panic!("{} did not end in time: {}", self.name, told()));
+        Output { status, stdout, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (tx, rx) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        let _ = tx.send(bytes);
+    });
+    rx
+}
+
+/// Runs a command to its end, with `input` as its standard input.
+pub fn finished(command: &mut Command, input: &[u8]) -> Output {
+    Running::start(command, input).output()
 }
 
 /// Waits until `condition` gives something.

@@ -173,7 +173,7 @@ pub(crate) async fn audit(ctx: &Context, args: Audit) -> Outcome {
     let rows: Vec<_> = list(&answer, "entries")
         .iter()
         .map(|e| {
-            let subject = |key: &str| match number(e, key) {
+            let subject = |key: &str| match number(e, key).max(number(&e["details"], key)) {
                 0 => "-".to_owned(),
                 n => n.to_string(),
             };
@@ -202,7 +202,8 @@ pub(crate) async fn provision(ctx: &Context, args: Provision) -> Outcome {
 }
 
 pub(crate) async fn deprovision(ctx: &Context, args: Deprovision) -> Outcome {
-    passed_on(ctx, "delete_network", json!({ "network_id": args.network })).await
+    let answer = administer(ctx, "delete_network", json!({ "network_id": args.network })).await?;
+    Ok(Report::new(answer, format!("network {} is gone", args.network)))
 }
 
 pub(crate) async fn idp(ctx: &Context, command: Idp) -> Outcome {
@@ -280,7 +281,13 @@ pub(crate) async fn key_info(ctx: &Context, args: KeyInfo) -> Outcome {
 pub(crate) async fn key_expiry(ctx: &Context, args: KeyExpiry) -> Outcome {
     let expires_at = match args.expires_at.as_str() {
         "never" => "",
-        other => other,
+        other => match other.parse::<jiff::Timestamp>() {
+            Ok(_) => other,
+            Err(_) => {
+                return Err(Failure::invalid(format!("key-expiry: {other:?} is no time"))
+                    .hint("write it like 2030-01-31T12:00:00Z, or never"));
+            }
+        },
     };
     passed_on(ctx, "set_key_expiry", json!({ "expires_at": expires_at })).await
 }

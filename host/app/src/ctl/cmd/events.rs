@@ -15,10 +15,14 @@ use super::raw::{data_members, open};
 use crate::ctl::context::{Context, DIAL_LIMIT};
 use crate::ctl::fail::Failure;
 use crate::ctl::out::Report;
-use crate::ctl::values::duration;
+use crate::ctl::values::{duration, go_duration};
 
 /// `subscribe`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example: pilotctl subscribe bob news, and at another node: pilotctl publish bob news --data 'it rains'\n\
+              The peer needs a broker, such as the plugin in examples/event-stream."
+)]
 pub(crate) struct Subscribe {
     /// Address, node number or host name.
     peer: String,
@@ -106,7 +110,11 @@ pub(crate) async fn subscribe(ctx: &Context, args: Subscribe) -> Outcome {
         }
     }
     stream.close().await?;
-    Ok(Report::new(json!({ "events": events, "timeout": timed_out }), ""))
+    let text = match timed_out {
+        true => ctx.out.yellow(&format!("no more events within {}", go_duration(args.timeout))),
+        false => String::new(),
+    };
+    Ok(Report::new(json!({ "events": events, "timeout": timed_out }), text))
 }
 
 pub(crate) async fn publish(ctx: &Context, args: Publish) -> Outcome {

@@ -27,6 +27,8 @@ const PIECE: usize = 256 << 10;
 
 /// `send-file`
 #[derive(Debug, Args)]
+#[command(after_help = "Example: pilotctl send-file bob report.pdf\n\
+              The same again after an interruption: it goes on where it stopped.")]
 pub(crate) struct SendFile {
     /// Address, node number or host name.
     peer: String,

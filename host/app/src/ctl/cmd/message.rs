@@ -24,6 +24,9 @@ const INBOX_LOOK: Duration = Duration::from_millis(100);
 
 /// `send-message`
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pilotctl send-message bob --data hello\n  \
+              date | pilotctl send-message bob --data -\n  \
+              pilotctl send-message bob --data 'how are you?' --wait    (prints what bob sends next)")]
 pub(crate) struct SendMessage {
     /// Address, node number or host name.
     peer: String,
@@ -229,6 +232,17 @@ async fn reply(
     }
 }
 
+/// When the receiver had it, by its own clock, and when it was stored; empty without `--trace`.
+fn traced(trace: &Value) -> String {
+    let since = |from: &str, to: &str| Some((trace[to].as_i64()? - trace[from].as_i64()?) as f64 / 1e6);
+    let (Some(there), Some(stored)) =
+        (since("sent_at_ns", "received_at_ns"), since("received_at_ns", "inbox_written_at_ns"))
+    else {
+        return String::new();
+    };
+    format!(" there after {there:.1} ms by both clocks, stored {stored:.1} ms later")
+}
+
 fn describe(ctx: &Context, report: &Value, results: &[Value]) -> String {
     let out = &ctx.out;
     let mut lines = Vec::new();
@@ -241,6 +255,7 @@ fn describe(ctx: &Context, report: &Value, results: &[Value]) -> String {
             ),
             (None, error) => out.yellow(&format!("sent, not acknowledged: {}", error.unwrap_or("no answer"))),
         };
+        let answer = format!("{answer}{}", out.dim(&traced(&result["trace"])));
         lines.push(match results.len() {
             1 => format!(
                 "{} bytes to {}: {answer}",

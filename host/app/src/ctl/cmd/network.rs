@@ -119,6 +119,9 @@ pub(crate) enum Network {
 
 /// `network create`
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pilotctl network create --name lab\n  \
+              pilotctl network create --name guests --join-rule token --token s3cret\n  \
+              pilotctl network create --name club --join-rule invite --enterprise")]
 pub(crate) struct Create {
     /// Its name.
     #[arg(long)]
@@ -185,9 +188,34 @@ pub(crate) async fn run(ctx: &Context, command: Network) -> Outcome {
         Network::Reject { network } => NetworkRequest::Respond { network: *network, accept: false },
         _ => return Err(Failure::internal("an administrative command has no operation")),
     };
-    let answer = client.json(&Request::Network(request)).await?;
+    let answer = client.json(&Request::Network(request)).await;
+    let answer = answer.map_err(|error| explained(&command, error.into()))?;
     let text = describe(ctx, &command, &answer);
     Ok(Report::new(answer, text))
+}
+
+/// The registry refuses strangers without a reason (registry.md section 2.4): what it may have been, and where to look.
+fn explained(command: &Network, failure: Failure) -> Failure {
+    if !failure.message.ends_with("request failed") {
+        return failure;
+    }
+    let hint = match command {
+        Network::Join { token, .. } if token.is_empty() => {
+            "it may not exist, want a --token, or take invited nodes only; see: pilotctl network list, \
+             pilotctl network invites"
+        }
+        Network::Join { .. } => "it may not exist, or want another token; see: pilotctl network list",
+        Network::Leave { .. } => "is this node a member of it? see: pilotctl network list",
+        Network::Members { .. } => "only its members may see them; join first: pilotctl network join <id>",
+        Network::Invite { .. } => {
+            "only members of a network invite others, and only to networks with the join rule invite"
+        }
+        Network::Accept { .. } | Network::Reject { .. } => {
+            "no invitation to it waits for this node; see: pilotctl network invites"
+        }
+        _ => return failure,
+    };
+    failure.hint(hint)
 }
 
 /// The registry operation behind an administrative command.
@@ -356,6 +384,20 @@ fn describe(ctx: &Context, command: &Network, answer: &Value) -> String {
         Network::Enterprise { network, state } => {
             format!("enterprise features of network {network} are {state}")
         }
-        Network::Policy(_) => ctx.out.sheet(answer),
+        Network::Policy(limits) => {
+            let ports: Vec<String> = list(answer, "allowed_ports").iter().map(ToString::to_string).collect();
+            ctx.out.facts(&[
+                ("Network", limits.network.to_string()),
+                ("Description", text(answer, "description").to_owned()),
+                (
+                    "Members",
+                    match number(answer, "max_members") {
+                        0 => "any number".to_owned(),
+                        n => format!("at most {n}"),
+                    },
+                ),
+                ("Ports", if ports.is_empty() { "all".to_owned() } else { ports.join(", ") }),
+            ])
+        }
     }
 }

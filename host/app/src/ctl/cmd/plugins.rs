@@ -140,7 +140,12 @@ fn explained(failure: Failure) -> Failure {
     // Any other refusal is the plugin's or its file's.
     let refused = failure.code == code::CONNECTION_FAILED && failure.message.contains("host plugins.");
     let code = known.unwrap_or(if refused { code::INTERNAL } else { failure.code });
-    Failure { code, ..failure }
+    // The reason, without the way it came.
+    let message = match failure.message.split_once("host plugins.").and_then(|(_, m)| m.split_once(": ")) {
+        Some((_, message)) => message.to_owned(),
+        None => failure.message,
+    };
+    Failure { code, message, ..failure }
 }
 
 async fn change(ctx: &Context, what: &str, name: &str) -> Outcome {

@@ -12,7 +12,7 @@ use crate::ctl::context::Context;
 use crate::ctl::fail::{Failure, code};
 use crate::ctl::out::{Cell, Out, Report, row};
 use crate::ctl::registry::administer;
-use crate::ctl::values::{list, text};
+use crate::ctl::values::{list, local_time, number, text};
 
 /// `policy ...`
 #[derive(Debug, Subcommand)]
@@ -216,13 +216,20 @@ pub(crate) async fn policy(ctx: &Context, command: Policy) -> Outcome {
                     "without an admin token the registry is left alone: only this daemon takes the policy",
                 );
             }
-            ManagedRequest::PolicySet { network: net, token, document: document.to_string().into() }
+            let request =
+                ManagedRequest::PolicySet { network: net, token, document: document.to_string().into() };
+            let answer = ctx.connect().await?.json(&Request::Managed(request)).await?;
+            let line = format!("the policy of network {net} is in force");
+            return Ok(Report::new(answer, line));
         }
     };
     ask(ctx, request).await
 }
 
 pub(crate) async fn managed(ctx: &Context, command: Managed) -> Outcome {
+    if let Managed::Rankings { net } = command {
+        return rankings(ctx, net).await;
+    }
     let request = match command {
         Managed::Status { net } => ManagedRequest::Status { network: net },
         Managed::Rankings { net } => ManagedRequest::Rankings { network: net },
@@ -237,7 +244,21 @@ pub(crate) async fn managed(ctx: &Context, command: Managed) -> Outcome {
 
 pub(crate) async fn member_tags(ctx: &Context, command: MemberTags) -> Outcome {
     let request = match command {
-        MemberTags::Get { net, node: None } => ManagedRequest::MemberTagsGet { network: net, node: 0 },
+        MemberTags::Get { net, node: None } => {
+            let request = ManagedRequest::MemberTagsGet { network: net, node: 0 };
+            let answer = ctx.connect().await?.json(&Request::Managed(request)).await?;
+            let mut members: Vec<(u64, &Value)> =
+                answer["members"].as_object().map_or_else(Vec::new, |members| {
+                    members.iter().map(|(node, tags)| (node.parse().unwrap_or(0), tags)).collect()
+                });
+            members.sort_by_key(|(node, _)| *node);
+            let rows: Vec<_> = members.iter().map(|(n, tags)| row![n.to_string(), words(tags)]).collect();
+            let shown = match rows.is_empty() {
+                true => "no member has tags".to_owned(),
+                false => ctx.out.table(&["NODE ID", "TAGS"], &["NODE ID"], rows),
+            };
+            return Ok(Report::new(answer, shown));
+        }
         MemberTags::Get { net, node: Some(node) } => {
             ManagedRequest::MemberTagsGet { network: net, node: self::node(ctx, &node).await? }
         }
@@ -247,6 +268,37 @@ pub(crate) async fn member_tags(ctx: &Context, command: MemberTags) -> Outcome {
         }
     };
     ask(ctx, request).await
+}
+
+async fn rankings(ctx: &Context, network: u16) -> Outcome {
+    let request = Request::Managed(ManagedRequest::Rankings { network });
+    let answer = ctx.connect().await?.json(&request).await?;
+    let rows = list(&answer, "rankings").iter().map(|r| {
+        row![
+            number(r, "rank").to_string(),
+            number(r, "node_id").to_string(),
+            number(r, "score").to_string(),
+            text(r, "added_at")
+                .parse()
+                .map_or("-".to_owned(), |at: jiff::Timestamp| local_time(at.as_second())),
+            words(&r["tags"]),
+        ]
+    });
+    let text = match list(&answer, "rankings").is_empty() {
+        true => "no peers".to_owned(),
+        false => ctx.out.table(
+            &["RANK", "NODE ID", "SCORE", "ADDED AT", "TAGS"],
+            &["RANK", "NODE ID", "SCORE"],
+            rows.collect(),
+        ),
+    };
+    Ok(Report::new(answer, text))
+}
+
+/// Tags in one cell.
+fn words(tags: &Value) -> String {
+    let tags: Vec<&str> = tags.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if tags.is_empty() { "-".to_owned() } else { tags.join(", ") }
 }
 
 /// The text of a document; `-` is standard input.

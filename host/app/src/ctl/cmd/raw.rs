@@ -59,6 +59,7 @@ pub(crate) struct Send {
 
 /// `recv`
 #[derive(Debug, Args)]
+#[command(after_help = "Example: pilotctl recv 4000, and at a peer: pilotctl send alice 4000 --data hello")]
 pub(crate) struct Recv {
     /// The port to bind.
     port: u16,
@@ -72,6 +73,9 @@ pub(crate) struct Recv {
 
 /// `listen`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example: pilotctl listen 5000, and at a peer: pilotctl dgram alice 5000 --data hello"
+)]
 pub(crate) struct Listen {
     /// The port whose datagrams to show.
     port: u16,

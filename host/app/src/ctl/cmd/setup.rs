@@ -13,6 +13,7 @@ use crate::ctl::cli::Cli;
 use crate::ctl::context::Context as Ctx;
 use crate::ctl::fail::Failure;
 use crate::ctl::out::Report;
+use crate::ctl::returns;
 use crate::version;
 
 /// `init`
@@ -161,10 +162,10 @@ pub(crate) fn context(args: Context) -> Outcome {
 
 fn describe(commands: &mut Map<String, Value>, prefix: &str, command: &clap::Command) {
     let name = format!("{prefix}{}", command.get_name());
-    if command.has_subcommands() && command.is_subcommand_required_set() {
-        for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
-            describe(commands, &format!("{name} "), sub);
-        }
+    for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+        describe(commands, &format!("{name} "), sub);
+    }
+    if command.is_subcommand_required_set() {
         return;
     }
     let shown =
@@ -176,7 +177,8 @@ fn describe(commands: &mut Map<String, Value>, prefix: &str, command: &clap::Com
         })
         .collect();
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    commands.insert(name, json!({ "description": about, "args": args }));
+    let returns = returns::of(&name).unwrap_or_default();
+    commands.insert(name, json!({ "description": about, "args": args, "returns": returns }));
 }
 
 pub(crate) fn completions(args: &Completions) -> Report {
@@ -223,7 +225,7 @@ pub(crate) fn quickstart(ctx: &Ctx) -> Report {
         b("2. Find a peer by name or number"),
         "pilotctl find <hostname>",
         b("3. Ask for trust; the other side approves"),
-        "pilotctl handshake <peer> \"why\" --wait 60s",
+        "pilotctl handshake <peer> \"why\" --wait=60s",
         "pilotctl pending            # there, then: pilotctl approve <peer>",
         b("4. Talk"),
         "pilotctl ping <peer>",

@@ -15,6 +15,7 @@ use crate::ctl::values::{duration, go_duration, list, local_time, number, text};
 
 /// `handshake`
 #[derive(Debug, Args)]
+#[command(after_help = "Example: pilotctl handshake bob we work together --wait=5m")]
 pub(crate) struct Handshake {
     /// Address, node number or host name.
     peer: String,

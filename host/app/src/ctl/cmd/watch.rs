@@ -17,6 +17,9 @@ const HOLD: Duration = Duration::from_secs(20);
 
 /// `events`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  pilotctl events --topic 'tunnel.*'\n  pilotctl events --follow --json | jq .topic"
+)]
 pub(crate) struct Events {
     /// Go on with what happens from now on, one line each; ends with Ctrl-C or after --count.
     #[arg(long, short)]

@@ -62,11 +62,12 @@ fn header(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         bytes(number(i, "bytes_recv")),
         bytes(model.rates.1 as u64),
     ));
-    let third = Line::from(format!(
-        "ports {}  trust requests {}",
-        number(i, "ports"),
-        number(i, "handshake_pending_count")
-    ));
+    let waiting = match number(i, "handshake_pending_count") {
+        0 => Span::styled("no trust requests", QUIET),
+        1 => Span::styled("1 trust request waits: pilotctl pending", CARE),
+        n => Span::styled(format!("{n} trust requests wait: pilotctl pending"), CARE),
+    };
+    let third = Line::from(vec![Span::raw(format!("{} ports bound  ", number(i, "ports"))), waiting]);
     // The curves stand where the line above them ends early, and only where there is room.
     let [facts, curves] = Layout::horizontal([Constraint::Min(76), Constraint::Max(CURVES)]).areas(area);
     frame.render_widget(Paragraph::new(vec![first, second, third]), facts);
@@ -89,18 +90,32 @@ fn block(title: String) -> Block<'static> {
     Block::new().title(Span::styled(title, HEAD.fg(Color::Cyan)))
 }
 
-fn table<'a, const N: usize>(
-    head: [&'static str; N],
-    widths: [u16; N],
-    title: String,
-    rows: Vec<Row<'a>>,
-) -> Table<'a> {
-    // The last column takes what is left.
-    let widths = widths.iter().enumerate().map(|(i, w)| match i + 1 == N {
-        true => Constraint::Min(*w),
-        false => Constraint::Length(*w),
+/// A column: its head, its width (the last one takes what is left), and whether it holds numbers.
+struct Column(&'static str, u16, bool);
+
+/// Cells in the order of the columns; those of numbers are set to the right.
+fn table(columns: &[Column], title: String, rows: Vec<Vec<Styled>>) -> Table<'static> {
+    let widths = columns.iter().enumerate().map(|(i, Column(_, width, _))| match i + 1 == columns.len() {
+        true => Constraint::Min(*width),
+        false => Constraint::Length(*width),
     });
+    let set = |line: Line<'static>, Column(_, _, number): &Column| {
+        Cell::new(if *number { line.right_aligned() } else { line })
+    };
+    let head: Vec<Cell<'_>> = columns.iter().map(|c| set(Line::from(c.0), c)).collect();
+    let rows = rows.into_iter().map(|cells| {
+        let cells = cells.into_iter().zip(columns);
+        Row::new(cells.map(|((text, style), c)| set(Line::styled(text, style), c)).collect::<Vec<_>>())
+    });
+    let rows: Vec<Row<'_>> = rows.collect();
     Table::new(rows, widths).header(Row::new(head).style(QUIET)).block(block(title)).column_spacing(1)
+}
+
+/// A cell's text and how it looks.
+type Styled = (String, Style);
+
+fn plain(text: impl Into<String>) -> Styled {
+    (text.into(), Style::new())
 }
 
 /// A table's title: how many rows there are, and how many of them are seen when that is not all.
@@ -116,11 +131,16 @@ fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn mark(value: &Value) -> Cell<'static> {
+fn mark(value: &Value) -> Styled {
     match value {
-        Value::Bool(true) => Cell::new("yes").style(GOOD),
-        _ => Cell::new("no").style(QUIET),
+        Value::Bool(true) => ("yes".to_owned(), GOOD),
+        _ => ("no".to_owned(), QUIET),
     }
+}
+
+/// A measured value, or a dash where nothing was measured.
+fn measured(value: &Value, show: impl Fn(f64) -> String) -> Styled {
+    value.as_f64().map_or(("-".to_owned(), QUIET), |value| plain(show(value)))
 }
 
 fn peer_table(frame: &mut Frame<'_>, area: Rect, peers: &[Value]) {
@@ -130,20 +150,30 @@ fn peer_table(frame: &mut Frame<'_>, area: Rect, peers: &[Value]) {
             "" => "direct",
             named => named,
         };
-        let style = if path == "direct" { GOOD } else { CARE };
-        let rtt = p.get("rtt_ms").and_then(Value::as_f64).map_or("-".to_owned(), |ms| format!("{ms:.1} ms"));
-        Row::new(vec![
-            Cell::new(number(p, "node_id").to_string()),
-            Cell::new(clean(path)).style(style),
-            Cell::new(rtt),
+        let lossy = p["loss"].as_f64().is_some_and(|loss| loss >= 0.01);
+        let loss = measured(&p["loss"], |loss| format!("{:.1} %", loss * 100.0));
+        vec![
+            plain(number(p, "node_id").to_string()),
+            (clean(path), if path == "direct" { GOOD } else { CARE }),
+            measured(&p["rtt_ms"], |ms| format!("{ms:.1} ms")),
+            if lossy { (loss.0, CARE) } else { loss },
+            measured(&p["last_heard_ms"], |ms| format!("{:.1} s", ms / 1000.0)),
             mark(&p["encrypted"]),
             mark(&p["authenticated"]),
-            Cell::new(clean(text(p, "endpoint"))),
-        ])
+            plain(clean(text(p, "endpoint"))),
+        ]
     });
-    let title = counted("Peers", peers.len(), area);
-    let head = ["NODE", "PATH", "RTT", "ENC", "AUTH", "ENDPOINT"];
-    frame.render_widget(table(head, [8, 8, 10, 4, 5, 10], title, rows.collect()), area);
+    let columns = [
+        Column("NODE", 7, true),
+        Column("PATH", 8, false),
+        Column("RTT", 9, true),
+        Column("LOSS", 7, true),
+        Column("SILENT", 8, true),
+        Column("ENC", 4, false),
+        Column("AUTH", 5, false),
+        Column("ENDPOINT", 10, false),
+    ];
+    frame.render_widget(table(&columns, counted("Peers", peers.len(), area), rows.collect()), area);
 }
 
 fn stream_table(frame: &mut Frame<'_>, area: Rect, streams: &[Value], model: &Model) {
@@ -154,40 +184,61 @@ fn stream_table(frame: &mut Frame<'_>, area: Rect, streams: &[Value], model: &Mo
         let (up, down) = rates(c);
         (std::cmp::Reverse((up + down) as u64), number(c, "id"))
     });
+    let rate = |rate: f64| (bytes(rate as u64), if rate < 1.0 { QUIET } else { Style::new() });
     let rows = streams.iter().map(|c| {
         let (up, down) = rates(c);
         let resent = number(c, "retransmits");
-        Row::new(vec![
-            Cell::new(number(c, "id").to_string()),
-            Cell::new(number(c, "local_port").to_string()),
-            Cell::new(format!("{}:{}", clean(text(c, "remote_addr")), number(c, "remote_port"))),
-            Cell::new(clean(text(c, "state"))),
-            Cell::new(format!("{}/s", bytes(up as u64))),
-            Cell::new(format!("{}/s", bytes(down as u64))),
-            Cell::new(format!("{} ms", number(c, "srtt_ms"))),
-            Cell::new(resent.to_string()).style(if resent > 0 { CARE } else { QUIET }),
-        ])
+        vec![
+            plain(number(c, "id").to_string()),
+            plain(number(c, "local_port").to_string()),
+            plain(format!("{}:{}", clean(text(c, "remote_addr")), number(c, "remote_port"))),
+            plain(clean(text(c, "state"))),
+            rate(up),
+            rate(down),
+            plain(format!("{} ms", number(c, "srtt_ms"))),
+            (resent.to_string(), if resent > 0 { CARE } else { QUIET }),
+        ]
     });
-    let title = counted("Streams", streams.len(), area);
-    let head = ["ID", "PORT", "REMOTE", "STATE", "UP", "DOWN", "RTT", "RESENT"];
-    frame.render_widget(table(head, [6, 6, 23, 12, 12, 12, 8, 6], title, rows.collect()), area);
+    let columns = [
+        Column("ID", 7, true),
+        Column("PORT", 5, true),
+        Column("REMOTE", 23, false),
+        Column("STATE", 11, false),
+        Column("UP/s", 10, true),
+        Column("DOWN/s", 10, true),
+        Column("RTT", 8, true),
+        Column("RESENT", 6, true),
+        // What is left, so that the numbers stand together.
+        Column("", 0, false),
+    ];
+    frame.render_widget(table(&columns, counted("Streams", streams.len(), area), rows.collect()), area);
 }
 
 fn plugin_table(frame: &mut Frame<'_>, area: Rect, plugins: &[Value]) {
     let rows = plugins.iter().map(|p| {
-        let state = text(p, "state");
-        let style = if matches!(state, "running" | "started") { GOOD } else { BAD };
-        Row::new(vec![
-            Cell::new(clean(text(p, "name"))),
-            Cell::new(clean(text(p, "version"))),
-            Cell::new(clean(state)).style(style),
-            Cell::new(number(p, "faults").to_string()),
-            Cell::new(clean(text(p, "reason"))),
-        ])
+        let (state, faults) = (text(p, "state"), number(p, "faults"));
+        let runs = match p["pid"].as_u64() {
+            Some(pid) => format!("{} {pid}", text(p, "isolation")),
+            None => text(p, "isolation").to_owned(),
+        };
+        vec![
+            plain(clean(text(p, "name"))),
+            plain(clean(text(p, "version"))),
+            (clean(state), if matches!(state, "running" | "started") { GOOD } else { BAD }),
+            plain(clean(&runs)),
+            (faults.to_string(), if faults > 0 { CARE } else { QUIET }),
+            plain(clean(text(p, "reason"))),
+        ]
     });
-    let title = counted("Plugins", plugins.len(), area);
-    let head = ["NAME", "VERSION", "STATE", "FAULTS", "REASON"];
-    frame.render_widget(table(head, [16, 9, 10, 7, 10], title, rows.collect()), area);
+    let columns = [
+        Column("NAME", 16, false),
+        Column("VERSION", 9, false),
+        Column("STATE", 11, false),
+        Column("RUNS", 15, false),
+        Column("FAULTS", 6, true),
+        Column("REASON", 10, false),
+    ];
+    frame.render_widget(table(&columns, counted("Plugins", plugins.len(), area), rows.collect()), area);
 }
 
 fn events(frame: &mut Frame<'_>, area: Rect, model: &Model) {

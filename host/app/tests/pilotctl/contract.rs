@@ -1,15 +1,11 @@
 //! What scripts rely on in `pilotctl`: exit codes, which stream says what, and the daemon as a process.
-#![allow(clippy::unwrap_used)] // helpers of tests are tests
-
-mod support;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::*;
 
-const CTL: &str = env!("CARGO_BIN_EXE_pilotctl");
+use crate::support::*;
 
 /// The tool with a home of its own and nobody behind its socket.
 fn ctl(dir: &Path, args: &[&str]) -> Output {
@@ -19,7 +15,7 @@ fn ctl(dir: &Path, args: &[&str]) -> Output {
     for key in ["PILOT_REGISTRY", "PILOT_CONFIG", "PILOT_ADMIN_TOKEN", "PILOT_PLUGINS_DIR"] {
         command.env_remove(key);
     }
-    command.output().unwrap()
+    finished(&mut command, b"")
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -123,8 +123,12 @@ enum Role {
         #[arg(long)]
         mtu: Option<u16>,
     },
-    /// A blocking UDP echo.
-    Echo,
+    /// A UDP echo.
+    Echo {
+        /// With the batch calls and the wait of a node instead of a blocking receive.
+        #[arg(long)]
+        batch: bool,
+    },
     /// A TCP server.
     Tcp,
     /// A TLS server.
@@ -184,7 +188,7 @@ async fn run(suite: Suite) -> anyhow::Result<()> {
         Suite::Role { role } => match role {
             Role::Pilot(options) => role::pilot::run(options).await,
             Role::Quic { mtu } => role::quic::run(mtu).await,
-            Role::Echo => role::echo::run().await,
+            Role::Echo { batch } => role::echo::run(batch).await,
             Role::Tcp => role::tcp::run().await,
             Role::Tls => role::tls::run().await,
             Role::Answer => role::answer::run().await,

@@ -54,7 +54,7 @@ impl Metric {
 }
 
 /// Four significant digits, so that nobody takes noise for news.
-fn number(value: f64) -> Value {
+pub fn number(value: f64) -> Value {
     format!("{value:.3e}").parse::<f64>().map_or(Value::Null, |rounded| json!(rounded))
 }
 

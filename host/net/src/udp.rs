@@ -14,6 +14,9 @@ const SLOT: usize = 65_535;
 /// Slots of one receive call. Few, because each may hold a whole run, and what was just received should still be in the
 /// processor's cache when it is opened.
 const BATCH: usize = 8;
+/// While datagrams come one at a time they are received so, which spares the system the search for a second one; after
+/// this many it is tried again whether more can be had at once.
+const SINGLES: u32 = 8;
 
 /// What one receive call gave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct Udp {
     state: UdpSocketState,
     buffers: Vec<u8>,
     metas: [RecvMeta; BATCH],
+    /// Receive calls until the next one for a whole batch.
+    singles: u32,
 }
 
 impl std::fmt::Debug for Udp {
@@ -55,7 +60,9 @@ impl Udp {
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new((&socket).into())?;
         allow_fragments(&socket, addr);
-        Ok(Udp { socket, state, buffers: vec![0; SLOT * BATCH], metas: [RecvMeta::default(); BATCH] })
+        spare_control_data(&socket, addr);
+        let (buffers, metas) = (vec![0; SLOT * BATCH], [RecvMeta::default(); BATCH]);
+        Ok(Udp { socket, state, buffers, metas, singles: 0 })
     }
 
     /// The bound address.
@@ -71,19 +78,21 @@ impl Udp {
         self.state.max_gso_segments()
     }
 
-    /// Receives one batch and hands each datagram to `each`; nothing when none waits.
+    /// Receives one batch and hands each datagram to `each`; nothing when none waits. A batch may be less than what waits:
+    /// look again, or sleep in a call that returns at once then.
     ///
     /// # Errors
     /// Those of the operating system but "would block".
     pub fn receive(&mut self, mut each: impl FnMut(SocketAddr, &mut [u8])) -> io::Result<Received> {
-        let Udp { socket, state, buffers, metas } = self;
+        let Udp { socket, state, buffers, metas, singles } = self;
+        let offered = if *singles > 0 { 1 } else { BATCH };
         let mut rest = buffers.as_mut_slice();
         let mut slots: [IoSliceMut<'_>; BATCH] = std::array::from_fn(|_| {
             let (slot, others) = std::mem::take(&mut rest).split_at_mut(SLOT);
             rest = others;
             IoSliceMut::new(slot)
         });
-        let got = state.recv((&*socket).into(), &mut slots, metas);
+        let got = state.recv((&*socket).into(), &mut slots[..offered], &mut metas[..offered]);
         let batches = match got {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::default()),
@@ -104,6 +113,11 @@ impl Udp {
                 each(canonical(meta.addr), datagram);
             }
         }
+        *singles = match received.datagrams {
+            1 if offered == 1 => *singles - 1,
+            1 => SINGLES,
+            _ => 0,
+        };
         Ok(received)
     }
 
@@ -168,5 +182,58 @@ fn allow_fragments(socket: &UdpSocket, addr: SocketAddr) {
     let _ = sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
     if addr.is_ipv6() {
         let _ = sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT);
+    }
+}
+
+/// The batching layer asks for each datagram's traffic class, for which nobody here has a use; it costs time per datagram.
+fn spare_control_data(socket: &UdpSocket, addr: SocketAddr) {
+    use rustix::net::sockopt;
+    let _ = sockopt::set_ip_recvtos(socket, false);
+    if addr.is_ipv6() {
+        let _ = sockopt::set_ipv6_recvtclass(socket, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind() -> Udp {
+        Udp::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
+    }
+
+    /// Receives until `count` datagrams are there; gives their bytes and how many each call gave.
+    fn receive(udp: &mut Udp, count: usize) -> (Vec<Vec<u8>>, Vec<usize>) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let (mut all, mut calls) = (Vec::new(), Vec::new());
+        while all.len() < count {
+            let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+            let ready = poll(&mut [PollFd::new(&*udp, PollFlags::IN)], Some(&limit)).unwrap();
+            assert_eq!(ready, 1, "only {} of {count} datagrams came", all.len());
+            calls.push(udp.receive(|_, datagram| all.push(datagram.to_vec())).unwrap().datagrams);
+        }
+        (all, calls)
+    }
+
+    #[test]
+    fn lone_datagrams_and_bursts_all_arrive_in_order() {
+        let (mut here, there) = (bind(), bind());
+        let to = here.local_addr().unwrap();
+        let datagram = |n: u8| vec![n; 40 + usize::from(n)];
+        // Often enough that it changes to single slots and back.
+        for n in 0..3 * u8::try_from(SINGLES).unwrap() {
+            assert!(there.send(to, &datagram(n), None).unwrap());
+            assert_eq!(receive(&mut here, 1), (vec![datagram(n)], vec![1]));
+        }
+        assert!(here.singles > 0);
+        // Of different lengths, so that the system does not join them.
+        let burst: Vec<_> = (0..40).map(datagram).collect();
+        for datagram in &burst {
+            assert!(there.send(to, datagram, None).unwrap());
+        }
+        let (all, calls) = receive(&mut here, burst.len());
+        assert_eq!(all, burst);
+        assert!(calls.contains(&BATCH), "whole batches again: {calls:?}");
+        assert_eq!(here.receive(|_, _| panic!("nothing is left")).unwrap(), Received::default());
     }
 }

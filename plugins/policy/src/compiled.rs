@@ -3,7 +3,6 @@
 //!
 //! Decides only; what follows from a directive is the runner's business.
 
-use std::cell::LazyCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,9 +15,8 @@ use crate::document::{Action, ActionKind, Document, Rule, Verdict};
 use crate::lang::{self, Context, Expression, Limits};
 use crate::workers::{WorkError, Workers};
 
-/// How long one expression may take (policy.md section 1.2).
-const EXPRESSION_TIME: Duration = Duration::from_millis(100);
-/// How long is waited for it: it ends by itself nearly always, and a busy machine is no reason to give a thread up.
+/// How long is waited for an expression on another thread: it ends by itself nearly always, and a busy machine is no reason
+/// to give a thread up.
 const RESULT_TIME: Duration = Duration::from_millis(200);
 /// How long compiling a whole document may take.
 const COMPILE_TIME: Duration = Duration::from_secs(5);
@@ -122,10 +120,10 @@ impl Policy {
         self: &Arc<Self>,
         workers: &Arc<Workers>,
         event: PolicyEvent,
-        values: &Map<String, Value>,
+        context: &Context,
         now: f64,
     ) -> Result<Decision, EvalError> {
-        let matching = self.matching(workers, event, values, now, true)?;
+        let matching = self.matching(workers, event, context, now, true)?;
         let mut directives: Vec<Directive> =
             matching.iter().flat_map(|rule| self.directives(*rule)).collect();
         let verdict = directives.iter().find_map(Directive::verdict).unwrap_or_else(|| {
@@ -148,7 +146,8 @@ impl Policy {
         values: &Map<String, Value>,
         now: f64,
     ) -> Result<Vec<Directive>, EvalError> {
-        let matching = self.matching(workers, event, values, now, false)?;
+        let context = Context::new(lang::declared(event), values);
+        let matching = self.matching(workers, event, &context, now, false)?;
         Ok(matching.into_iter().flat_map(|rule| self.directives(rule)).collect())
     }
 
@@ -162,8 +161,7 @@ impl Policy {
     ) -> Result<bool, EvalError> {
         let context = Context::new(lang::declared(self.document.rules[rule].on), values);
         let policy = self.clone();
-        let limits = Limits { time: EXPRESSION_TIME, now };
-        let work = move || policy.conditions[rule].applies.evaluate(&context, limits);
+        let work = move || policy.conditions[rule].applies.evaluate(&context, Limits::full(now));
         let result = workers.run(RESULT_TIME, work).unwrap_or_else(|e| Err(e.to_string()));
         result.map_err(|cause| EvalError { rule: self.document.rules[rule].name.clone(), cause })
     }
@@ -181,7 +179,7 @@ impl Policy {
         let work = move |give: &dyn Fn(Result<bool, String>)| {
             let Some(expression) = policy.evict_where(&directive) else { return };
             for context in &contexts {
-                give(expression.evaluate(context, Limits { time: EXPRESSION_TIME, now }));
+                give(expression.evaluate(context, Limits::full(now)));
             }
         };
         let mut meant = vec![false; peers.len()];
@@ -218,48 +216,37 @@ impl Policy {
         self: &Arc<Self>,
         workers: &Arc<Workers>,
         event: PolicyEvent,
-        values: &Map<String, Value>,
+        context: &Context,
         now: f64,
         to_verdict: bool,
     ) -> Result<Vec<usize>, EvalError> {
-        let rules: Vec<usize> =
-            (0..self.document.rules.len()).filter(|rule| self.document.rules[*rule].on == event).collect();
+        let rules = &self.document.rules;
+        let fail = |rule: usize, cause: String| EvalError { rule: rules[rule].name.clone(), cause };
+        let mut of_event = (0..rules.len()).filter(|rule| rules[*rule].on == event);
         let mut matching = Vec::new();
-        let mut undecided = rules.len();
-        let context = LazyCell::new(|| Context::new(lang::declared(event), values));
-        let limits = Limits { time: EXPRESSION_TIME, now };
-        let fail =
-            |rule: usize, cause: String| EvalError { rule: self.document.rules[rule].name.clone(), cause };
-        // Small conditions in front need no thread; most documents have no others for most events.
-        for (i, rule) in rules.iter().enumerate() {
-            match self.conditions[*rule].applies.evaluate_if_small(|| (*context).clone(), limits) {
-                None => {
-                    undecided = i;
-                    break;
-                }
-                Some(Err(cause)) => return Err(fail(*rule, cause)),
+        // Most conditions are decided here; the first one that is not, and all behind it, are for a worker.
+        let rest: Vec<usize> = loop {
+            let Some(rule) = of_event.next() else { return Ok(matching) };
+            match self.conditions[rule].applies.evaluate_here(context, Limits::near(now)) {
+                None => break std::iter::once(rule).chain(of_event).collect(),
+                Some(Err(cause)) => return Err(fail(rule, cause)),
                 Some(Ok(false)) => {}
                 Some(Ok(true)) => {
-                    matching.push(*rule);
-                    if to_verdict && self.is_verdict(*rule) {
+                    matching.push(rule);
+                    if to_verdict && self.is_verdict(rule) {
                         return Ok(matching);
                     }
                 }
             }
-        }
-        let rest = rules[undecided..].to_vec();
-        if rest.is_empty() {
-            return Ok(matching);
-        }
+        };
         // One document must not take all threads from the others.
         let _turn = self.turns.take().ok_or_else(|| {
             fail(rest[0], format!("{MAX_EVALUATIONS} evaluations of this document are running already"))
         })?;
-        let context = (*context).clone();
-        let (policy, asked) = (self.clone(), rest.clone());
+        let (policy, asked, context) = (self.clone(), rest.clone(), context.clone());
         let work = move |give: &dyn Fn(Result<bool, String>)| {
             for rule in asked {
-                let result = policy.conditions[rule].applies.evaluate(&context, limits);
+                let result = policy.conditions[rule].applies.evaluate(&context, Limits::full(now));
                 let last = result.is_err() || (result == Ok(true) && to_verdict && policy.is_verdict(rule));
                 give(result);
                 if last {

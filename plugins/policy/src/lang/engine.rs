@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use expr::{Environment, Value, bail};
+use expr::{ContextProvider, Environment, Value, bail};
 use pilot_wire::goduration::GoDuration;
 use serde_json::{Map, Value as Json};
 
@@ -20,10 +20,19 @@ use super::{Kind, Variable};
 
 /// Elements that one run may make: members of lists and maps, and sixteenths of the bytes of texts.
 const BUDGET: i64 = 1_000_000;
-/// Elements of a list that a function may take which compares all with all.
-const SHORT: usize = 10_000;
+/// How long one run may take (policy.md section 1.2).
+const TIME: Duration = Duration::from_millis(100);
 /// The deadline is looked at once in so many charges; asking the clock costs more than the charge.
 const CHARGES_PER_LOOK: u32 = 64;
+/// The same for a run on the thread that asks, which may have more to do than this. The budget is what ends it, as a rule
+/// within a millisecond; the time is longer, so that a thread that was made to wait does not give up what it has nearly
+/// done. It looks at every charge, since a step of a loop over all the tags of a peer is not nothing.
+const NEAR_BUDGET: i64 = 1_000;
+const NEAR_TIME: Duration = Duration::from_millis(10);
+/// Elements of all variables together; more is for a worker.
+const NEAR_CONTEXT: usize = 256;
+/// Elements of a list that a function may take which compares all with all.
+const SHORT: usize = 10_000;
 
 const TIMED_OUT: &str = "expression evaluation timed out";
 
@@ -32,24 +41,80 @@ const TIMED_OUT: &str = "expression evaluation timed out";
 pub(crate) struct Limits {
     /// Longest run.
     pub time: Duration,
+    /// Most elements.
+    pub elements: i64,
+    /// The deadline is looked at once in so many charges.
+    pub(super) charges_per_look: u32,
     /// Unix seconds.
     pub now: f64,
 }
 
-/// The values of the variables; those without one are nil.
+impl Limits {
+    /// All that an expression may take.
+    pub fn full(now: f64) -> Limits {
+        Limits { time: TIME, elements: BUDGET, charges_per_look: CHARGES_PER_LOOK, now }
+    }
+
+    /// What it may take on the thread that asks.
+    pub fn near(now: f64) -> Limits {
+        Limits { time: NEAR_TIME, elements: NEAR_BUDGET, charges_per_look: 1, now }
+    }
+}
+
+/// A variable's value, as the caller has it.
 #[derive(Clone, Debug)]
-pub(crate) struct Context(expr::Context);
+pub(crate) enum Given {
+    Int(i64),
+    Float(f64),
+    Text(String),
+    Tags(Vec<String>),
+}
+
+/// The values of the variables of one event; those without one are nil.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    variables: &'static [Variable],
+    /// In the order of `variables`.
+    values: Vec<Value>,
+}
 
 impl Context {
     /// Takes the values of `variables` out of `values`, by type: a number for a float is a float however it is written.
     /// Other members are left out.
-    pub fn new(variables: &[Variable], values: &Map<String, Json>) -> Context {
-        let mut context = expr::Context::default();
-        for variable in variables {
-            let value = values.get(variable.name).map_or(Value::Nil, |v| convert(variable.kind, v));
-            context.insert(variable.name, value);
+    pub fn new(variables: &'static [Variable], values: &Map<String, Json>) -> Context {
+        let value = |v: &Variable| values.get(v.name).map_or(Value::Nil, |value| convert(v.kind, value));
+        Context { variables, values: variables.iter().map(value).collect() }
+    }
+
+    /// The same from values that have a type. What is no variable is left out.
+    pub fn of<const N: usize>(variables: &'static [Variable], given: [(&str, Given); N]) -> Context {
+        let mut values = vec![Value::Nil; variables.len()];
+        for (name, value) in given {
+            let Some(at) = variables.iter().position(|v| v.name == name) else { continue };
+            values[at] = match value {
+                Given::Int(n) => Value::Integer(n),
+                Given::Float(n) => Value::Float(n),
+                Given::Text(text) => Value::String(text),
+                Given::Tags(tags) => Value::Array(tags.into_iter().map(Value::String).collect()),
+            };
         }
-        Context(context)
+        Context { variables, values }
+    }
+
+    /// Whether it is small enough for a run on the thread that asks.
+    pub fn is_near(&self) -> bool {
+        self.values.iter().map(size).sum::<usize>() <= NEAR_CONTEXT
+    }
+}
+
+impl ContextProvider for Context {
+    fn get(&self, key: &str) -> Option<&Value> {
+        // A handful of short names: looking through them is faster than hashing one.
+        self.values.get(self.variables.iter().position(|v| v.name == key)?)
+    }
+
+    fn to_context(&self) -> expr::Context {
+        self.variables.iter().map(|v| v.name).zip(self.values.iter().cloned()).collect()
     }
 }
 
@@ -82,20 +147,34 @@ impl Program {
 
     /// Runs it; a result that is no bool is an error.
     pub fn run(&self, context: &Context, limits: Limits) -> Result<bool, String> {
+        self.metered(context, limits).0
+    }
+
+    /// Runs it; `None` when it needs more than `limits`.
+    pub fn try_run(&self, context: &Context, limits: Limits) -> Option<Result<bool, String>> {
+        let (result, exhausted) = self.metered(context, limits);
+        (!exhausted).then_some(result)
+    }
+
+    /// The result, and whether a limit was met.
+    fn metered(&self, context: &Context, limits: Limits) -> (Result<bool, String>, bool) {
         METER.set(Some(Meter {
-            left: BUDGET,
+            left: limits.elements,
             charges: 0,
+            charges_per_look: limits.charges_per_look,
             deadline: Instant::now() + limits.time,
+            exhausted: false,
             now: limits.now,
         }));
-        let result = catch_unwind(AssertUnwindSafe(|| ENVIRONMENT.run(&self.0, &context.0)));
-        METER.set(None);
-        match result {
+        let result = catch_unwind(AssertUnwindSafe(|| ENVIRONMENT.run(&self.0, context)));
+        let exhausted = METER.take().is_some_and(|meter| meter.exhausted);
+        let result = match result {
             Ok(Ok(Value::Bool(value))) => Ok(value),
             Ok(Ok(other)) => Err(format!("expected bool, but got {other}")),
             Ok(Err(e)) => Err(e.to_string()),
             Err(payload) => Err(panic_text(payload.as_ref())),
-        }
+        };
+        (result, exhausted)
     }
 }
 
@@ -116,7 +195,10 @@ pub(super) fn check_pattern(pattern: &str) -> Result<(), String> {
 struct Meter {
     left: i64,
     charges: u32,
+    charges_per_look: u32,
     deadline: Instant,
+    /// A limit was met.
+    exhausted: bool,
     now: f64,
 }
 
@@ -127,16 +209,19 @@ thread_local! {
 
 fn charge(elements: usize) -> expr::Result<()> {
     let Some(mut meter) = METER.get() else { return Ok(()) };
+    let looks = meter.charges % meter.charges_per_look == 0;
     meter.left = meter.left.saturating_sub(i64::try_from(elements).unwrap_or(i64::MAX));
-    meter.charges += 1;
+    meter.charges = meter.charges.wrapping_add(1);
+    let refusal = match meter.left < 0 {
+        true => Some("memory budget exceeded"),
+        false => (looks && Instant::now() >= meter.deadline).then_some(TIMED_OUT),
+    };
+    meter.exhausted |= refusal.is_some();
     METER.set(Some(meter));
-    if meter.left < 0 {
-        bail!("memory budget exceeded");
+    match refusal {
+        Some(text) => bail!("{text}"),
+        None => Ok(()),
     }
-    if meter.charges % CHARGES_PER_LOOK == 1 && Instant::now() >= meter.deadline {
-        bail!("{TIMED_OUT}");
-    }
-    Ok(())
 }
 
 /// How many elements a value has, itself included.

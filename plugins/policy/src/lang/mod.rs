@@ -11,13 +11,13 @@
 //! | 4 | `engine` | the engine with our functions, a budget and a deadline |
 //!
 //! Nothing here starts a thread; deep recursion and long runs are the caller's concern, see `workers`. Expressions that
-//! have neither say so (`small`).
+//! may be tried without one say so (`near`).
 
 mod ast;
 mod builtins;
 mod engine;
+mod near;
 mod parse;
-mod small;
 mod token;
 mod types;
 mod write;
@@ -26,7 +26,7 @@ use std::fmt;
 
 use plugin_abi::PolicyEvent;
 
-pub(crate) use engine::{Context, Limits};
+pub(crate) use engine::{Context, Given, Limits};
 
 use types::Type;
 
@@ -120,9 +120,11 @@ pub(crate) struct Expression(Form);
 enum Form {
     /// `true` or `false`: the most common condition needs no engine.
     Constant(bool),
-    /// Runs anywhere, see `small`.
-    Small(Box<engine::Program>),
-    Program(Box<engine::Program>),
+    Program {
+        program: Box<engine::Program>,
+        /// Whether it may be tried on any thread, see `near`.
+        near: bool,
+    },
 }
 
 impl Expression {
@@ -137,22 +139,19 @@ impl Expression {
             ast::Node::Bool(value) => Form::Constant(value),
             _ => {
                 let program = Box::new(engine::Program::compile(&write::write(&tree, variables))?);
-                if small::is_small(&tree) { Form::Small(program) } else { Form::Program(program) }
+                Form::Program { program, near: near::is_near(&tree) }
             }
         };
         Ok(Expression(form))
     }
 
-    /// Evaluates it when that takes neither time nor stack; `None`: it needs [`evaluate`](Self::evaluate).
-    pub fn evaluate_if_small(
-        &self,
-        context: impl FnOnce() -> Context,
-        limits: Limits,
-    ) -> Option<Result<bool, String>> {
+    /// Evaluates it on any thread, within `limits`, which should be [`Limits::near`]. `None`: it needs
+    /// [`evaluate`](Self::evaluate). The error is the cause behind the rule's name.
+    pub fn evaluate_here(&self, context: &Context, limits: Limits) -> Option<Result<bool, String>> {
         match &self.0 {
             Form::Constant(value) => Some(Ok(*value)),
-            Form::Small(program) => Some(program.run(&context(), limits)),
-            Form::Program(_) => None,
+            Form::Program { program, near: true } if context.is_near() => program.try_run(context, limits),
+            Form::Program { .. } => None,
         }
     }
 
@@ -160,7 +159,7 @@ impl Expression {
     pub fn evaluate(&self, context: &Context, limits: Limits) -> Result<bool, String> {
         match &self.0 {
             Form::Constant(value) => Ok(*value),
-            Form::Small(program) | Form::Program(program) => program.run(context, limits),
+            Form::Program { program, .. } => program.run(context, limits),
         }
     }
 }
@@ -170,7 +169,7 @@ impl fmt::Debug for Expression {
         f.write_str(match self.0 {
             Form::Constant(true) => "Expression(true)",
             Form::Constant(false) => "Expression(false)",
-            Form::Small(_) | Form::Program(_) => "Expression(..)",
+            Form::Program { .. } => "Expression(..)",
         })
     }
 }

@@ -5,13 +5,24 @@ use serde_json::json;
 use super::*;
 
 fn limits() -> Limits {
-    Limits { time: std::time::Duration::from_secs(5), now: 1_000_000.0 }
+    Limits { time: std::time::Duration::from_secs(5), ..Limits::full(1_000_000.0) }
+}
+
+/// As on the thread that asks, with patience for a busy machine.
+fn near_limits(now: f64) -> Limits {
+    Limits { time: std::time::Duration::from_secs(60), ..Limits::near(now) }
 }
 
 fn run(text: &str, values: serde_json::Value) -> Result<bool, String> {
     let variables = declared(PolicyEvent::Datagram);
     let expression = Expression::compile(text, variables).map_err(|e| format!("compile: {e}"))?;
-    expression.evaluate(&Context::new(variables, values.as_object().unwrap()), limits())
+    let context = Context::new(variables, values.as_object().unwrap());
+    let result = expression.evaluate(&context, limits());
+    // Where it may be decided on the thread that asks, it is decided the same.
+    if let Some(here) = expression.evaluate_here(&context, near_limits(limits().now)) {
+        assert_eq!(here, result, "{text}");
+    }
+    result
 }
 
 /// With one value per variable but the rating.
@@ -258,8 +269,66 @@ fn a_run_ends_at_its_deadline() {
     let variables = declared(PolicyEvent::Connect);
     let expression = Expression::compile("all(1..900, all(1..900, true))", variables).unwrap();
     let context = Context::new(variables, &serde_json::Map::new());
-    let short = Limits { time: std::time::Duration::ZERO, now: 0.0 };
+    let short = Limits { time: std::time::Duration::ZERO, ..Limits::full(0.0) };
     assert_eq!(expression.evaluate(&context, short), Err("expression evaluation timed out".into()));
+}
+
+/// What the thread that asks decides by itself, with `tags` tags of the peer.
+fn here(text: &str, tags: usize) -> Option<Result<bool, String>> {
+    let variables = declared(PolicyEvent::Connect);
+    let expression = Expression::compile(text, variables).unwrap();
+    let tags = Given::Tags((0..tags).map(|i| format!("tag-{i}")).collect());
+    let context = Context::of(variables, [("port", Given::Int(80)), ("peer_tags", tags)]);
+    expression.evaluate_here(&context, near_limits(0.0))
+}
+
+#[test]
+fn usual_loops_are_decided_where_they_are_asked_and_long_ones_are_not() {
+    assert_eq!(here("any(peer_tags, # == \"tag-99\")", 100), Some(Ok(true)));
+    assert_eq!(here("port in 1..1024 and all(1..20, # * port > 0)", 0), Some(Ok(true)));
+    assert_eq!(here("peer_tags[5] == \"\"", 2).map(|r| r.is_err()), Some(true), "an error is an answer");
+    for (text, tags) in [
+        ("len(1..20000000) > 0", 0),
+        ("all(1..900, all(1..900, # > 0))", 0),
+        ("len(repeat(\"a\", 100000)) > 5", 0),
+        ("has_tag(peer_tags, \"tag-0\")", 1000),
+        ("\"a\" matches \"a\"", 0),
+    ] {
+        assert_eq!(here(text, tags), None, "{text}");
+    }
+    // Whatever ran out here is decided elsewhere.
+    assert_eq!(eval("len(1..20000) == 20000"), Ok(true));
+}
+
+#[test]
+fn a_small_stack_is_enough_for_what_is_decided_where_it_is_asked() {
+    // As deep as it may be; `~` stands for what is inside.
+    let nest = |frame: &str, layer: &str, inside: &str| -> String {
+        let (open, close) = layer.split_once('~').unwrap();
+        let text = |n: usize| frame.replace('~', &format!("{}{inside}{}", open.repeat(n), close.repeat(n)));
+        let near = |n: &usize| parse::parse(&text(*n)).is_ok_and(|tree| near::is_near(&tree));
+        text((1..60).take_while(near).last().unwrap())
+    };
+    for text in [
+        nest("~", "(not ~)", "true"),
+        nest("~", "(false ?: ~)", "true"),
+        nest("~", "if true { ~ } else { false }", "true"),
+        nest("~", "any(peer_tags, {~})", "true"),
+        nest("~", "any(peer_tags, 1 < len(#) + 1 < 30 and ~)", "true"),
+        nest("~", "any(map(peer_tags, [#]), let x = #; any(x, ~))", "true"),
+        nest("len(~) == 1", "[port, ~][1:]", "[1]"),
+        nest("len(~) == 1", "{\"a\": ~}", "{\"a\": 1}"),
+        nest("~ == \"tag-0\"", "peer_tags[0 * len(~)]", "\"tag-0\""),
+        nest("~ == 3", "max(1, ~)", "3"),
+        (0..22).map(|i| format!("let x{i} = {i}; ")).collect::<String>() + "true",
+        vec!["port == 80"; 22].join(" and "),
+    ] {
+        // A quarter of the least that threads have, and this build takes more than a released one.
+        let small = std::thread::Builder::new().stack_size(512 << 10);
+        let shown = text.clone();
+        let decided = small.spawn(move || here(&text, 2)).unwrap().join().unwrap();
+        assert!(decided.is_some(), "{shown}");
+    }
 }
 
 #[test]

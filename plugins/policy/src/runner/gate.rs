@@ -2,18 +2,19 @@
 //! it never waits for the network or the disk.
 
 use plugin_abi::{PolicyEvent, PortGate};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::Runner;
 use super::table::union;
 use crate::compiled::EvalError;
 use crate::document::{ActionKind, Verdict};
+use crate::lang::{self, Context, Given};
 
 impl Runner {
     /// `true` lets it pass. Tags, log lines and webhooks of the rules take effect before this returns.
     pub(super) fn gate(&self, gate: &PortGate) -> bool {
-        let values = self.gate_values(gate);
-        let decision = match self.policy.decide(&self.workers, gate.event, &values, self.now_seconds()) {
+        let context = self.gate_context(gate);
+        let decision = match self.policy.decide(&self.workers, gate.event, &context, self.now_seconds()) {
             Ok(decision) => decision,
             Err(error) => return self.gate_failed(gate.event, &error),
         };
@@ -47,26 +48,39 @@ impl Runner {
         }
     }
 
-    fn gate_values(&self, gate: &PortGate) -> Map<String, Value> {
-        let mut values = Map::new();
-        values.insert("port".into(), gate.port.into());
-        values.insert("peer_id".into(), gate.peer.into());
-        values.insert("network_id".into(), self.network.into());
-        values.insert("local_tags".into(), gate.local_tags.clone().into());
-        let is_gate = matches!(gate.event, PolicyEvent::Connect | PolicyEvent::Dial | PolicyEvent::Datagram);
-        if is_gate {
+    /// The variables of section 5. An event that is none of the three knows only the first four.
+    fn gate_context(&self, gate: &PortGate) -> Context {
+        let variables = lang::declared(gate.event);
+        let local_tags = Given::Tags(gate.local_tags.clone());
+        let call = [
+            ("port", Given::Int(gate.port.into())),
+            ("peer_id", Given::Int(gate.peer.into())),
+            ("network_id", Given::Int(self.network.into())),
+            ("local_tags", local_tags),
+        ];
+        if !matches!(gate.event, PolicyEvent::Connect | PolicyEvent::Dial | PolicyEvent::Datagram) {
+            return Context::of(variables, call);
+        }
+        let [port, peer_id, network_id, local_tags] = call;
+        let (members, age, tags) = {
             let table = self.table();
             let peer = table.peers.get(&gate.peer);
-            let own: Vec<&Vec<String>> = peer.map_or(vec![], |p| vec![&p.registry_tags, &p.tags]);
+            let own = peer.into_iter().flat_map(|p| [&p.registry_tags, &p.tags]);
             let tags = union(std::iter::once(&gate.node_info_tags).chain(own));
-            values.insert("members".into(), table.peers.len().into());
-            values.insert("peer_age_s".into(), peer.map_or(0.0, |p| p.age(self.clock.wall())).into());
-            values.insert("peer_tags".into(), tags.into());
-        }
-        if gate.event == PolicyEvent::Datagram {
-            values.insert("size".into(), gate.payload_size.into());
-            values.insert("direction".into(), gate.direction.as_str().into());
-        }
-        values
+            (table.peers.len(), peer.map_or(0.0, |p| p.age(self.clock.wall())), tags)
+        };
+        let given = [
+            port,
+            peer_id,
+            network_id,
+            local_tags,
+            ("members", Given::Int(i64::try_from(members).unwrap_or(i64::MAX))),
+            ("peer_age_s", Given::Float(age)),
+            ("peer_tags", Given::Tags(tags)),
+            // Declared for datagrams alone.
+            ("size", Given::Int(i64::from(gate.payload_size))),
+            ("direction", Given::Text(gate.direction.as_str().to_owned())),
+        ];
+        Context::of(variables, given)
     }
 }

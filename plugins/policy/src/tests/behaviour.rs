@@ -5,6 +5,7 @@
 use plugin_abi::PolicyRunner;
 
 use super::*;
+use crate::lang::{self, Context};
 
 fn empty() -> Value {
     json!({"network_id": 7, "peers": {}, "joined_at": "2026-01-02T03:04:05Z", "cycle_num": 4})
@@ -274,6 +275,11 @@ fn go_bug_a_webhook_directive_writes_into_the_document() {
     assert_eq!(rig.runner.policy_json(), before);
 }
 
+/// A context in which no variable has a value.
+fn nothing() -> Context {
+    Context::new(lang::declared(PolicyEvent::Connect), &Map::new())
+}
+
 /// Runs `gate` over and over until `busy` ends; gives how long each answer took.
 fn answers_meanwhile(busy: &std::thread::JoinHandle<()>, gate: impl Fn()) -> Vec<Duration> {
     let mut times = Vec::new();
@@ -313,7 +319,7 @@ fn hostile_documents_are_refused_or_time_out_while_other_gates_answer() {
             move || {
                 for _ in 0..8 {
                     // Refused, timed out or decided; what matters is that it comes back.
-                    let _ = policy.decide(&workers, PolicyEvent::Connect, &Map::new(), 0.0);
+                    let _ = policy.decide(&workers, PolicyEvent::Connect, &nothing(), 0.0);
                 }
             }
         });
@@ -328,11 +334,11 @@ fn hostile_documents_are_refused_or_time_out_while_other_gates_answer() {
 fn one_document_cannot_take_all_threads() {
     let document =
         one_rule("connect", "all(1..1000, all(1..1000, all(1..1000, # > 0)))", json!([{"type": "allow"}]));
-    let other = one_rule("connect", "any([\"a\"], # == \"a\")", json!([{"type": "allow"}]));
+    let other = one_rule("connect", "\"a\" matches \"a\"", json!([{"type": "allow"}]));
     let workers = Workers::new();
     let hostile = Arc::new(compile(&document, &workers).unwrap());
     let other = Arc::new(compile(&other, &workers).unwrap());
-    let decide = |policy: &Arc<Policy>| policy.decide(&workers, PolicyEvent::Connect, &Map::new(), 0.0);
+    let decide = |policy: &Arc<Policy>| policy.decide(&workers, PolicyEvent::Connect, &nothing(), 0.0);
     std::thread::scope(|scope| {
         let many: Vec<_> = (0..16).map(|_| scope.spawn(|| decide(&hostile))).collect();
         // This one needs a thread too, and gets it.

@@ -9,6 +9,7 @@ use plugin_abi::PolicyRunner;
 
 use super::*;
 use crate::document::Verdict;
+use crate::lang::{self, Context};
 
 #[test]
 fn vectors() {
@@ -90,7 +91,8 @@ fn document(entry: &Entry) {
     let now = Timestamp::now().as_second() as f64;
     let is_gate = matches!(event, PolicyEvent::Connect | PolicyEvent::Dial | PolicyEvent::Datagram);
     let result = if is_gate {
-        policy.decide(&workers, event, context, now).map(|d| (Some(d.verdict), d.directives))
+        let context = Context::new(lang::declared(event), context);
+        policy.decide(&workers, event, &context, now).map(|d| (Some(d.verdict), d.directives))
     } else {
         policy.directives_for(&workers, event, context, now).map(|directives| (None, directives))
     };

@@ -22,6 +22,9 @@ use crate::stamp::Stamps;
 
 /// Bytes read at a time when stored bytes are hashed.
 const PIECE: usize = 256 << 10;
+/// Partial files that are kept; over it those go first that nobody continued for longest. The quota counts bytes, and a
+/// peer that begins transfers without sending any would fill the directory without it.
+pub(crate) const MAX_FILES: usize = 1024;
 
 /// The directory of partial files.
 pub(crate) struct Partials {
@@ -116,19 +119,26 @@ impl Partials {
         Some(writer)
     }
 
-    /// Deletes partial files that nobody continued for too long.
+    /// Deletes partial files that nobody continued for too long, and the oldest of too many.
     fn expire(&self) {
-        let Some(max_age) = self.max_age else { return };
         let now = std::time::SystemTime::from(self.stamps.wall());
         let owners = self.owners();
         let open: HashSet<String> = owners.keys().map(TransferId::to_string).collect();
-        for entry in disk::list(self.received.partial_dir()) {
-            let Ok(meta) = entry.metadata() else { continue };
-            let age = meta.modified().ok().and_then(|m| now.duration_since(m).ok());
-            let is_open = entry.file_name().to_str().is_some_and(|name| open.contains(name));
-            if age.is_some_and(|age| age > max_age) && !is_open && disk::remove(&entry.path()) {
-                self.received.budget.release(meta.len());
-                tracing::info!(path = %entry.path().display(), "unfinished transfer expired");
+        let mut idle: Vec<(std::time::SystemTime, PathBuf, u64)> = disk::list(self.received.partial_dir())
+            .filter(|entry| entry.file_name().to_str().is_none_or(|name| !open.contains(name)))
+            .filter_map(|entry| {
+                let meta = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+                Some((meta.modified().ok()?, entry.path(), meta.len()))
+            })
+            .collect();
+        idle.sort();
+        let surplus = (idle.len() + open.len()).saturating_sub(MAX_FILES);
+        for (i, (modified, path, bytes)) in idle.into_iter().enumerate() {
+            let age = now.duration_since(modified).ok();
+            let too_old = self.max_age.is_some_and(|max| age.is_some_and(|age| age > max));
+            if (too_old || i < surplus) && disk::remove(&path) {
+                self.received.budget.release(bytes);
+                tracing::info!(path = %path.display(), "unfinished transfer expired");
             }
         }
     }

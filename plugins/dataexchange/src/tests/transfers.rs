@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::partial::MAX_FILES;
 
 /// A file as a sender would announce it.
 struct Outgoing {
@@ -263,4 +264,27 @@ fn aborted_and_odd_frames_get_no_answer() {
     // The bytes are still there for later.
     file.init(&client, b"f");
     assert_eq!(file.position(&client, StreamKind::INIT_ACK), 5);
+}
+
+/// A quota of bytes does not stop a peer that announces files and sends none.
+#[test]
+fn files_that_were_only_begun_do_not_pile_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let partial = dir.path().join("received/.partial");
+    std::fs::create_dir_all(&partial).unwrap();
+    for i in 0..MAX_FILES + 50 {
+        std::fs::write(partial.join(format!("{i:032x}")), "").unwrap();
+    }
+    let count = || std::fs::read_dir(&partial).unwrap().count();
+    let rig = Rig::in_dir(dir, json!({"partial_max_age_secs": -1}));
+    assert_eq!(count(), MAX_FILES, "at the start");
+    let client = rig.connect();
+    let files: Vec<Outgoing> = (1..=5).map(Outgoing::new).collect();
+    for file in &files {
+        file.init(&client, b"begun.bin");
+        assert_eq!(file.position(&client, StreamKind::INIT_ACK), 0);
+        client.send_stream(StreamKind::ABORT, file.id, b"");
+    }
+    assert!(count() <= MAX_FILES + 1, "{}", count());
+    assert!(partial.join(files[4].id.to_string()).exists(), "the newest is there");
 }

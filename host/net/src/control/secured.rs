@@ -84,15 +84,17 @@ pub(super) async fn initiate<S: AsyncRead + AsyncWrite>(
     Ok(link(read, write, channel, remote))
 }
 
-/// The accepting side.
+/// The accepting side. `turn` is awaited before the work of the answer is begun.
 pub(super) async fn accept<S: AsyncRead + AsyncWrite>(
     stream: S,
     identity: &pilot_wire::zwing::Identity,
     expect: &Expect,
+    turn: impl Future<Output = ()>,
 ) -> Result<Link<S>, LinkError> {
     let (mut read, mut write) = tokio::io::split(stream);
     limited(async {
         let hello = message(&mut read, MESSAGE_1_LEN).await?;
+        turn.await;
         let random = Encapsulation {
             m: random().map_err(LinkError::Random)?.into(),
             x25519: random().map_err(LinkError::Random)?.into(),

@@ -1,7 +1,7 @@
 //! The answering side: connections, handshakes, calls in flight, streams (zap.md sections 3 and 5.6).
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,7 +29,8 @@ pub struct ServerConfig {
     pub expect: Expect,
     /// Connections at a time; more are closed at once.
     pub max_connections: usize,
-    /// Handshakes at a time; more are closed at once.
+    /// Callers at a time who have not proved yet that they are there; one more, and the one who has waited longest is
+    /// closed. So callers who say nothing keep nobody out.
     pub max_half_open: usize,
     /// Time between keep-alive frames, which clients with a read deadline need; `None` for none.
     pub keep_alive: Option<Duration>,
@@ -56,6 +57,10 @@ const OUTBOX: usize = 64;
 /// How long a connection may take from its handshake to its first good record: only that proves that the caller is
 /// there now (zap.md section 5.6).
 const FIRST_RECORD_LIMIT: Duration = Duration::from_secs(30);
+/// Time between two handshakes, once [`HANDSHAKE_BURST`] have come at a time. One costs some milliseconds of work, and
+/// a recorded first message is enough to cause it (zap.md section 5.6): this is a quarter of one processor at most.
+pub(super) const HANDSHAKE_GAP: Duration = Duration::from_millis(20);
+pub(super) const HANDSHAKE_BURST: u32 = 32;
 
 /// A running server. Dropping it leaves it running; [`stop`](Self::stop) ends it.
 #[derive(Debug)]
@@ -92,7 +97,8 @@ pub fn serve<B: Backend>(
     let stop = CancellationToken::new();
     let shared = Arc::new(Shared {
         identity: keys.identity(),
-        half_open: Arc::new(Semaphore::new(config.max_half_open)),
+        half_open: Arc::default(),
+        pace: Pace::default(),
         connections: Arc::new(Semaphore::new(config.max_connections)),
         config,
         backend,
@@ -105,10 +111,63 @@ pub fn serve<B: Backend>(
 struct Shared<B> {
     identity: Identity,
     config: ServerConfig,
-    half_open: Arc<Semaphore>,
+    half_open: Arc<HalfOpen>,
+    pace: Pace,
     connections: Arc<Semaphore>,
     backend: Arc<B>,
     stop: CancellationToken,
+}
+
+/// The callers who have not proved yet that they are there, the longest waiting first.
+#[derive(Default)]
+struct HalfOpen(Mutex<VecDeque<CancellationToken>>);
+
+/// The place of one; cancelled when another one needs it. Dropping it gives it back.
+struct Place {
+    list: Arc<HalfOpen>,
+    token: CancellationToken,
+}
+
+impl HalfOpen {
+    /// A place, if need be that of the one who has waited longest. There are at most `max`, and at least one.
+    fn take(self: &Arc<Self>, max: usize) -> Place {
+        let token = CancellationToken::new();
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push_back(token.clone());
+        while waiting.len() > max.max(1) {
+            if let Some(longest) = waiting.pop_front() {
+                longest.cancel();
+            }
+        }
+        Place { list: Arc::clone(self), token }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // A cancelled one is in the list no more; cancelling tells this one from the others that are.
+        self.token.cancel();
+        self.list.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|token| !token.is_cancelled());
+    }
+}
+
+/// Spreads handshakes over time: the moment at which the next one would come if all came at their gap.
+#[derive(Default)]
+pub(super) struct Pace(Mutex<Option<Instant>>);
+
+impl Pace {
+    /// Waits for the caller's turn.
+    pub(super) async fn turn(&self) {
+        let turn = {
+            let (now, mut next) = (Instant::now(), self.0.lock().unwrap_or_else(PoisonError::into_inner));
+            // Time that passed unused counts, but no more than a burst of it.
+            let earliest = now.checked_sub(HANDSHAKE_GAP * HANDSHAKE_BURST).unwrap_or(now);
+            let due = next.map_or(earliest, |at| at.max(earliest));
+            *next = Some(due + HANDSHAKE_GAP);
+            due
+        };
+        sleep_until(turn).await;
+    }
 }
 
 async fn accept_loop<B: Backend>(listener: TcpListener, shared: Arc<Shared<B>>) {
@@ -129,17 +188,12 @@ async fn accept_loop<B: Backend>(listener: TcpListener, shared: Arc<Shared<B>>) 
                 continue;
             }
         };
-        let permits = shared
-            .connections
-            .clone()
-            .try_acquire_owned()
-            .ok()
-            .zip(shared.half_open.clone().try_acquire_owned().ok());
-        let Some((connection, half_open)) = permits else {
+        let Ok(connection) = shared.connections.clone().try_acquire_owned() else {
             debug!(%from, "control: too many connections");
             continue;
         };
-        connections.spawn(connection_task(stream, from, Arc::clone(&shared), connection, half_open));
+        let place = shared.half_open.take(shared.config.max_half_open);
+        connections.spawn(connection_task(stream, from, Arc::clone(&shared), connection, place));
     }
     // Each ends by the same token.
     while connections.join_next().await.is_some() {}
@@ -150,12 +204,14 @@ async fn connection_task<B: Backend>(
     from: SocketAddr,
     shared: Arc<Shared<B>>,
     _connection: OwnedSemaphorePermit,
-    half_open: OwnedSemaphorePermit,
+    place: Place,
 ) {
     let _ = stream.set_nodelay(true);
+    let gone = || debug!(%from, "control: made room for a newer caller");
     let handshake = tokio::select! {
         () = shared.stop.cancelled() => return,
-        handshake = accept(stream, &shared.identity, &shared.config.expect) => handshake,
+        () = place.token.cancelled() => return gone(),
+        handshake = accept(stream, &shared.identity, &shared.config.expect, shared.pace.turn()) => handshake,
     };
     let (mut reader, writer, remote) = match handshake {
         Ok(link) => link,
@@ -163,9 +219,10 @@ async fn connection_task<B: Backend>(
     };
     let first = tokio::select! {
         () = shared.stop.cancelled() => return,
+        () = place.token.cancelled() => return gone(),
         first = timeout(FIRST_RECORD_LIMIT, reader.next()) => first,
     };
-    drop(half_open);
+    drop(place);
     let caller = remote.fingerprint();
     let outcome = match first {
         Ok(Ok(Some(frame))) => {

@@ -130,6 +130,11 @@ impl Backend for Mock {
     }
 }
 
+/// Waits, but not for ever.
+async fn soon<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("in time")
+}
+
 fn keys(seed: u8) -> Keys {
     Keys::from_seeds([seed; SEEDS_LEN])
 }
@@ -295,7 +300,7 @@ async fn ten_thousand_calls_in_flight_are_bounded() {
         writer
     });
     // Refusals come for what exceeds the limit, unless they find no room either.
-    let (kind, payload) = reader.next().await.unwrap().unwrap();
+    let (kind, payload) = soon(reader.next()).await.unwrap().unwrap();
     assert!(kind.is_error());
     assert_eq!(&payload[4..], b"too many concurrent requests");
     let other = client(&server).await;
@@ -305,7 +310,7 @@ async fn ten_thousand_calls_in_flight_are_bounded() {
     drop(send.await);
     // All of them are dropped with their connection.
     while backend.waiting.load(Ordering::SeqCst) > 0 {
-        backend.dropped.notified().await;
+        soon(backend.dropped.notified()).await;
     }
 }
 
@@ -317,13 +322,16 @@ async fn a_wait_ends_with_its_caller() {
         let c = c.clone();
         async move { c.wait_for_healthy().await }
     });
-    while backend.waiting.load(Ordering::SeqCst) == 0 {
-        c.ping().await.unwrap();
-    }
+    soon(async {
+        while backend.waiting.load(Ordering::SeqCst) == 0 {
+            c.ping().await.unwrap();
+        }
+    })
+    .await;
     waiting.abort();
     let _ = waiting.await;
     drop(c);
-    backend.dropped.notified().await;
+    soon(backend.dropped.notified()).await;
     assert_eq!(backend.waiting.load(Ordering::SeqCst), 0);
 }
 
@@ -334,18 +342,18 @@ async fn frames_that_cannot_be_followed_end_their_connection_only() {
     // A frame above 16 MiB.
     let (mut reader, mut writer) = raw(&server).await;
     writer.write(&[0x01, 0, 0, 1, 60]).await.unwrap();
-    assert!(matches!(reader.next().await, Ok(None) | Err(_)));
+    assert!(matches!(soon(reader.next()).await, Ok(None) | Err(_)));
     // The first half of a frame.
     let (mut reader, mut writer) = raw(&server).await;
     writer.write(&[0, 0, 0, 4, 60, 0]).await.unwrap();
     writer.finish().await;
-    assert!(matches!(reader.next().await, Ok(None) | Err(_)));
+    assert!(matches!(soon(reader.next()).await, Ok(None) | Err(_)));
     // Frames without an id are skipped.
     let (mut reader, mut writer) = raw(&server).await;
     let mut frames = vec![0, 0, 0, 3, 60, 1, 2, 3];
     Request::RpcVersion.encode(9, &mut frames).unwrap();
     writer.write(&frames).await.unwrap();
-    let (kind, payload) = reader.next().await.unwrap().unwrap();
+    let (kind, payload) = soon(reader.next()).await.unwrap().unwrap();
     assert_eq!((kind, payload), (TypeOctet(61).success(), vec![0, 0, 0, 9, 0, 0, 0, 1]));
     // A frame in as many records as it has octets.
     let mut frame = Vec::new();
@@ -353,7 +361,7 @@ async fn frames_that_cannot_be_followed_end_their_connection_only() {
     for octet in frame {
         writer.write(&[octet]).await.unwrap();
     }
-    assert_eq!(reader.next().await.unwrap().unwrap().1[..4], [0, 0, 0, 10]);
+    assert_eq!(soon(reader.next()).await.unwrap().unwrap().1[..4], [0, 0, 0, 10]);
     // Bytes that are no record.
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
     stream.write_all(&[0xFF; 64]).await.unwrap();
@@ -362,26 +370,64 @@ async fn frames_that_cannot_be_followed_end_their_connection_only() {
 }
 
 #[tokio::test]
-async fn silent_callers_leave_room_for_others() {
+async fn silent_callers_keep_nobody_out() {
     let config = ServerConfig { max_half_open: 4, max_connections: 6, ..expecting() };
     let (server, _backend) = server(config).await;
     let mut silent = Vec::new();
     for _ in 0..4 {
         silent.push(TcpStream::connect(server.address()).await.unwrap());
     }
-    // Nothing is free: the next is closed at once, which says nothing more than "not now".
-    let refused =
-        Client::dial(server.address(), &keys(CALLER), &ClientConfig::new(only(&keys(SERVER)))).await;
-    assert!(refused.is_err());
-    silent.pop();
-    // The place of the one that left is free as soon as the server has noticed.
-    let config = ClientConfig::new(Expect::Any);
-    let c = loop {
-        if let Ok(c) = Client::dial(server.address(), &keys(CALLER), &config).await {
-            break c;
-        }
-    };
+    // Nothing is free: the one who has been silent longest makes room, the others may still speak.
+    let c = client(&server).await;
     assert_eq!(c.rpc_version().await, Ok(1));
+    assert_eq!(silent.remove(0).read(&mut [0; 8]).await.unwrap_or(0), 0, "closed");
+    let other = client(&server).await;
+    assert_eq!(other.rpc_version().await, Ok(1));
+    // Whoever has proved to be there is not half open any more, and stays.
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(server.address()).await.unwrap());
+        assert_eq!(c.rpc_version().await, Ok(1));
+    }
+}
+
+/// Whoever has seen one handshake can play its first message as often as he likes.
+#[tokio::test]
+async fn replayed_hellos_cost_what_they_may_and_keep_nobody_out() {
+    let config = ServerConfig { max_half_open: 4, ..expecting() };
+    let (server, _backend) = server(config).await;
+    let recorded = Initiator::new(keys(CALLER).fresh().unwrap(), only(&keys(SERVER))).hello().to_vec();
+    let mut answered = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(&recorded).await.unwrap();
+        let mut answer = vec![0; 4 + pilot_wire::zwing::MESSAGE_2_LEN];
+        stream.read_exact(&mut answer).await.unwrap();
+        answered.push((stream, answer));
+    }
+    assert_ne!(answered[0].1, answered[1].1, "each has keys of its own, which the replayer does not have");
+    // A record that is sealed with none of them.
+    let (stream, _) = answered.last_mut().unwrap();
+    stream.write_all(&[0, 0, 0, 20]).await.unwrap();
+    stream.write_all(&[7; 20]).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0, "closed");
+    assert_eq!(client(&server).await.rpc_version().await, Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshakes_are_spread_over_time() {
+    let pace = server::Pace::default();
+    for rest in [0, 1000] {
+        tokio::time::advance(server::HANDSHAKE_GAP * rest).await;
+        let began = tokio::time::Instant::now();
+        for _ in 0..=server::HANDSHAKE_BURST {
+            pace.turn().await;
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO, "a burst, and one");
+        for _ in 0..50 {
+            pace.turn().await;
+        }
+        assert_eq!(began.elapsed(), server::HANDSHAKE_GAP * 50);
+    }
 }
 
 #[tokio::test]
@@ -393,7 +439,7 @@ async fn keep_alive_frames_while_nothing_else_is_said() {
     Request::WaitForHealthy.encode(1, &mut wait).unwrap();
     writer.write(&wait).await.unwrap();
     for _ in 0..3 {
-        let (kind, payload) = reader.next().await.unwrap().unwrap();
+        let (kind, payload) = soon(reader.next()).await.unwrap().unwrap();
         let mut frame = Vec::new();
         encode_frame(kind, &mut frame, |out| out.extend_from_slice(&payload)).unwrap();
         assert_eq!(frame, keep_alive_frame());
@@ -408,18 +454,18 @@ async fn a_stream_pushes_changes_and_ends_when_asked() {
     let c = client(&server).await;
     let mut stream = c.stream_status(Duration::from_secs(3600)).await.unwrap();
     let note = |s: Option<Option<ClusterInfo>>| s.unwrap().unwrap().root_data_dir;
-    assert_eq!(note(stream.next().await.unwrap()), "0");
+    assert_eq!(note(soon(stream.next()).await.unwrap()), "0");
     backend.changes.send_replace(5);
-    assert_eq!(note(stream.next().await.unwrap()), "5");
+    assert_eq!(note(soon(stream.next()).await.unwrap()), "5");
     drop(stream);
     // Its task is gone when the server has no receiver left.
-    backend.changes.closed().await;
+    soon(backend.changes.closed()).await;
     assert_eq!(c.rpc_version().await, Ok(1));
     // A slow reader keeps the newest.
     let mut stream = c.stream_status(Duration::from_secs(3600)).await.unwrap();
-    assert_eq!(note(stream.next().await.unwrap()), "5");
+    assert_eq!(note(soon(stream.next()).await.unwrap()), "5");
     server.stop().await;
-    assert_eq!(stream.next().await, Err(CallError::Closed));
+    assert_eq!(soon(stream.next()).await, Err(CallError::Closed));
 }
 
 /// The recorded exchanges, against a live server.
@@ -435,7 +481,7 @@ async fn exchange_vectors_with_a_live_server() {
             Request::RpcVersion.encode(77, &mut octets).unwrap();
         }
         writer.write(&octets).await.unwrap();
-        let (kind, payload) = reader.next().await.unwrap().unwrap();
+        let (kind, payload) = soon(reader.next()).await.unwrap().unwrap();
         let mut frame = Vec::new();
         encode_frame(kind, &mut frame, |out| out.extend_from_slice(&payload)).unwrap();
         match answer {

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod notify;
 pub mod operations;
 pub mod plugin_cmd;
+pub mod program;
 pub mod reload;
 pub mod run;
 pub mod runner;

@@ -108,6 +108,10 @@ pub async fn info(core: &Arc<Core>) -> Map<String, Value> {
         "registry": core.registry().map(|r| r.addr().to_owned()).unwrap_or_default(),
         "listen": core.node.local_addr().to_string(),
     })));
+    let commit = crate::version::info().commit;
+    if !commit.is_empty() {
+        out.insert("commit".into(), commit.into());
+    }
     if let Some(compat) = &core.compat {
         out.insert("compat".into(), compat_row(&compat.status()));
     }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use pilot_net::compat::{Client, CompatConfig, Credentials};
 use pilot_net::tls::{ClientTls, ServerTls};
+use serde_json::json;
+use support::cluster::Cluster;
 use support::*;
 
 /// A rendezvous with a compat beacon over TLS, whose certificate is the root that its clients are pinned to.
@@ -54,15 +56,17 @@ impl Beacon {
         self.rendezvous.process.wait_line("compat beacon listening");
     }
 
+    /// The beacon's first certificate, which a pinned client believes and nothing else.
     fn root(&self) -> PathBuf {
-        self.dir.join("root.pem")
+        let root = self.dir.join("root.pem");
+        if !root.exists() {
+            std::fs::copy(self.dir.join("tls-cert.pem"), &root).unwrap();
+        }
+        root
     }
 
     /// A host over the compat transport that believes the beacon's first certificate only.
     fn compat_host(&self, dir: &Path, name: &str, plugins: &Path) -> Host {
-        if !self.root().exists() {
-            std::fs::copy(self.dir.join("tls-cert.pem"), self.root()).unwrap();
-        }
         let root = self.root().display().to_string();
         let flags = ["-transport", "compat", "--compat-beacon", &self.url, "--compat-roots", &root];
         let host = Host::start_with(dir, name, &self.rendezvous, plugins, &flags);
@@ -72,7 +76,7 @@ impl Beacon {
 }
 
 /// UDP sockets that a process holds.
-fn udp_sockets(pid: u32) -> usize {
+fn udp_sockets(pid: i32) -> usize {
     let tables = ["udp", "udp6", "udplite", "udplite6"].map(|t| format!("/proc/{pid}/net/{t}"));
     let tables = tables.iter().filter_map(|path| std::fs::read_to_string(path).ok());
     let known: HashSet<String> = tables
@@ -87,7 +91,7 @@ fn udp_sockets(pid: u32) -> usize {
         .count()
 }
 
-fn exchange(a: &Host, b: &Host, file: &Path) {
+fn exchange(a: &Node, b: &Node, file: &Path) {
     befriend(a, b);
     for (from, to) in [(a, b), (b, a)] {
         let to_id = to.node_id().to_string();
@@ -107,11 +111,13 @@ fn exchange(a: &Host, b: &Host, file: &Path) {
 fn udp_and_compat_hosts_are_each_others_equals() {
     let dir = temp_dir();
     let beacon = Beacon::start(dir.path());
-    let plugins = dir.path().join("plugins");
-    stage(&plugins, &PLUGINS);
-    let over_udp = Host::start(dir.path(), "udp", &beacon.rendezvous, &plugins);
-    let one = beacon.compat_host(dir.path(), "one", &plugins);
-    let two = beacon.compat_host(dir.path(), "two", &plugins);
+    // The cluster's registry and beacon are this rendezvous, not ones of the runner's own.
+    let elsewhere = json!({
+        "registry": {"addr": beacon.rendezvous.registry}, "beacon": {"addr": beacon.rendezvous.beacon}});
+    let compat = json!({
+        "node": {"transport": "compat"}, "compat": {"beacon": beacon.url, "roots_file": beacon.root()}});
+    let cluster = Cluster::start(&[("udp", json!({})), ("one", compat.clone()), ("two", compat)], &elsewhere);
+    let [over_udp, one, two] = ["udp", "one", "two"].map(|name| cluster.node(name));
 
     let long = std::env::var_os("PILOT_LONG").is_some_and(|v| !v.is_empty());
     let file = dir.path().join("payload.bin");
@@ -120,7 +126,8 @@ fn udp_and_compat_hosts_are_each_others_equals() {
     exchange(&one, &two, &file);
     exchange(&two, &over_udp, &file);
 
-    let held = [&over_udp, &one, &two].map(|host| udp_sockets(host.process.pid()));
+    let pids = cluster.pids();
+    let held = [&over_udp, &one, &two].map(|host| udp_sockets(pids[&host.name]));
     println!("UDP sockets held by the UDP host and the two compat hosts: {held:?}");
     assert_eq!(held, [1, 0, 0]);
     for host in [&one, &two] {

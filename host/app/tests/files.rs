@@ -78,7 +78,7 @@ impl Pair {
     fn sending(&self, path: &Path, extra: &[&str]) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pilotctl"));
         command.arg("--socket").arg(self.alice.socket()).args(["--json", "send-file", &self.bob_id]);
-        command.arg(path).args(extra).env("PILOT_HOME", &self.alice.dir);
+        command.arg(path).args(extra).env("PILOT_HOME", &self.alice.home);
         command.env("PILOT_DATAEXCHANGE_MAX_FRAME", (512 * MIB).to_string());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }

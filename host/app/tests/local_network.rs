@@ -159,7 +159,7 @@ fn without_a_registry_the_host_brings_its_own() {
     let process = Process::spawn("solo", &mut command);
     process.wait_line("no registry is configured");
     process.wait_line("daemon running");
-    let mut solo = Host { process, dir: dir.path().to_owned(), name: "solo".into() };
+    let mut solo = Host::of(process, dir.path(), "solo");
     assert_eq!(solo.node_id(), 1);
     solo.process.signal("-TERM");
     assert_eq!(solo.process.wait_exit().code(), Some(0));

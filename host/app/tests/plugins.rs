@@ -93,7 +93,7 @@ fn files_that_are_refused_leave_the_daemon_answering() {
     let mut command = Host::command(dir.path(), "host", &rendezvous, &plugins);
     let process = Process::spawn("host", command.env("PILOT_GALLERY_MARK", &mark));
     process.wait_line("daemon running");
-    let host = Host { process, dir: dir.path().to_owned(), name: "host".into() };
+    let host = Host::of(process, dir.path(), "host");
 
     let good = std::fs::read(faulty("good")).unwrap();
     let at = good.windows(40).position(|w| w.starts_with(b"PILOT-PLUGIN") && w[32..36] == *b"good").unwrap();

@@ -5,9 +5,8 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use pilot_net::control::keys::{Keys, pin_from_text};
@@ -16,65 +15,16 @@ use pilot_net::control::{
     SendOutboundMessage, Start,
 };
 use serde_json::Value;
-use support::{PATIENCE, PLUGINS, Process, eventually, field, stage, temp_dir};
+use support::cluster::{self, Runner};
+use support::{PATIENCE, eventually, temp_dir};
 
-const HOST: &str = env!("CARGO_BIN_EXE_pilot-host");
 const CTL: &str = env!("CARGO_BIN_EXE_pilotctl");
 
-/// A runner process and its directory.
-struct Runner {
-    process: Process,
-    dir: PathBuf,
-    address: String,
-    _own: Option<tempfile::TempDir>,
-}
-
-impl Runner {
-    fn start() -> Runner {
-        let own = temp_dir();
-        let mut runner = Runner::start_in(own.path(), "r", &[]);
-        runner._own = Some(own);
-        runner
-    }
-
-    /// With keys below `dir/name`; clusters and snapshots of all runners of one `dir` are together.
-    fn start_in(dir: &Path, name: &str, extra: &[&str]) -> Runner {
-        let plugins = dir.join("plugins");
-        if !plugins.exists() {
-            stage(&plugins, &PLUGINS);
-        }
-        let home = dir.join(name);
-        let mut command = Command::new(HOST);
-        command
-            .args(["runner", "serve", "--listen", "127.0.0.1:0", "--healthy-limit", "60", "--dir"])
-            .arg(&home);
-        command.arg("--root").arg(dir.join("c")).arg("--snapshots").arg(dir.join("s"));
-        command.arg("--plugins").arg(&plugins).arg("--exec-allow").arg(dir).arg("--exec-allow");
-        command.arg(Path::new(HOST).parent().unwrap()).args(extra);
-        let process = Process::spawn(name, &mut command);
-        let address = field(&process.wait_line("runner listening"), "address");
-        Runner { process, dir: home, address, _own: None }
-    }
-
-    async fn client(&self) -> Client {
-        let keys = Keys::load_or_create(&self.dir.join("client.key")).unwrap();
-        let known = std::fs::read_to_string(self.dir.join("runner.pub")).unwrap();
-        let config = ClientConfig::new(Expect::OneOf(vec![pin_from_text(&known, false).unwrap()]));
-        Client::dial(self.address.as_str(), &keys, &config).await.unwrap()
-    }
-
-    /// `pilotctl --json net ...`, which must succeed.
-    fn net(&self, args: &[&str]) -> Value {
-        let out = Command::new(CTL)
-            .args(["--json", "net", "--runner-dir"])
-            .arg(&self.dir)
-            .args(args)
-            .output()
-            .unwrap();
-        let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-        assert!(out.status.success(), "pilotctl net {args:?}: {stdout}{stderr}");
-        serde_json::from_str::<Value>(&stdout).unwrap()["data"].take()
-    }
+async fn client(runner: &Runner) -> Client {
+    let keys = Keys::load_or_create(&runner.dir.join("client.key")).unwrap();
+    let known = std::fs::read_to_string(runner.dir.join("runner.pub")).unwrap();
+    let config = ClientConfig::new(Expect::OneOf(vec![pin_from_text(&known, false).unwrap()]));
+    Client::dial(runner.address.as_str(), &keys, &config).await.unwrap()
 }
 
 /// The text of a refusal.
@@ -147,10 +97,7 @@ fn inbox(info: &ClusterInfo, node: &str) -> String {
 
 /// The processes of a cluster, from its own list.
 fn pids(info: &ClusterInfo) -> BTreeMap<String, i32> {
-    let text = std::fs::read(Path::new(&info.root_data_dir).join("runner.json")).unwrap();
-    let list: Value = serde_json::from_slice(&text).unwrap();
-    let entry = |p: &Value| (p["name"].as_str().unwrap().to_owned(), p["pid"].as_i64().unwrap() as i32);
-    list["processes"].as_array().unwrap().iter().map(entry).collect()
+    cluster::pids(Path::new(&info.root_data_dir))
 }
 
 fn lives(pid: i32) -> bool {
@@ -158,29 +105,10 @@ fn lives(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// The same program with another version text: a second build, without building twice.
-fn second_build(dir: &Path) -> PathBuf {
-    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
-    let bytes = BYTES.get_or_init(|| {
-        let mut bytes = std::fs::read(HOST).unwrap();
-        let version = concat!("v", env!("CARGO_PKG_VERSION")).as_bytes();
-        let places: Vec<usize> =
-            bytes.windows(version.len()).enumerate().filter(|(_, w)| *w == version).map(|(i, _)| i).collect();
-        assert!(!places.is_empty());
-        places.into_iter().for_each(|at| bytes[at + version.len() - 1] = b'9');
-        bytes
-    });
-    let path = dir.join("other-host");
-    std::fs::write(&path, bytes).unwrap();
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn n1_life_cycle() {
     let runner = Runner::start();
-    let client = runner.client().await;
+    let client = client(&runner).await;
     assert_eq!(client.ping().await.unwrap() as u32, runner.process.pid());
     assert_eq!(client.rpc_version().await.unwrap(), 1);
     assert_eq!(client.stop().await.unwrap(), None, "stopping nothing succeeds");
@@ -213,7 +141,7 @@ async fn n1_life_cycle() {
 #[tokio::test(flavor = "multi_thread")]
 async fn n2_every_error_leaves_the_cluster_as_it_was() {
     let runner = Runner::start();
-    let c = runner.client().await;
+    let c = client(&runner).await;
     for text in [
         refused(c.health().await),
         refused(c.status().await),
@@ -305,7 +233,7 @@ async fn n2_every_error_leaves_the_cluster_as_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn n3_pause() {
     let runner = Runner::start();
-    let c = runner.client().await;
+    let c = client(&runner).await;
     let info = c.start(trusting(3)).await.unwrap().cluster.unwrap();
     befriend(&info, "node1", "node2");
     message(&info, "node1", "node2", "before").unwrap();
@@ -361,10 +289,11 @@ async fn n3_pause() {
 #[tokio::test(flavor = "multi_thread")]
 async fn n4_restart_with_another_build_and_other_settings() {
     let runner = Runner::start();
-    let c = runner.client().await;
+    let c = client(&runner).await;
     let info = c.start(nodes(2)).await.unwrap().cluster.unwrap();
-    let version = |node: &str| ctl(&info, node, &["info"]).unwrap()["version"].as_str().unwrap().to_owned();
-    let first = version("node1");
+    let build = |node: &str| ctl(&info, node, &["info"]).unwrap()["commit"].clone();
+    let first = build("node1");
+    assert_ne!(first, "another-build");
     let pid = pids(&info)["node1"];
     let broken = RestartNode { exec_path: Some("/no/such".into()), ..restart("node1") };
     assert!(refused(c.restart_node(broken).await).starts_with("exec path does not exist"));
@@ -372,7 +301,7 @@ async fn n4_restart_with_another_build_and_other_settings() {
     let broken = RestartNode { chain_configs: broken, ..restart("node1") };
     assert!(refused(c.restart_node(broken).await).contains("is not a JSON object"));
     assert!(lives(pid), "the old process still runs");
-    let other = second_build(runner.dir.parent().unwrap());
+    let other = support::another_build();
     let change = RestartNode {
         exec_path: Some(other.display().to_string()),
         chain_configs: BTreeMap::from([(
@@ -383,8 +312,8 @@ async fn n4_restart_with_another_build_and_other_settings() {
     };
     c.restart_node(change).await.unwrap();
     let after = c.wait_for_healthy().await.unwrap().unwrap();
-    assert_ne!(version("node1"), first);
-    assert_eq!(version("node2"), first);
+    assert_eq!(build("node1"), "another-build");
+    assert_eq!(build("node2"), first);
     assert_eq!(addresses(&after), addresses(&info), "same identity");
     let settings = std::fs::read_to_string(Path::new(&info.root_data_dir).join("node1/pilot.toml")).unwrap();
     assert!(settings.contains("http://127.0.0.1:9/"), "{settings}");
@@ -393,7 +322,7 @@ async fn n4_restart_with_another_build_and_other_settings() {
 #[tokio::test(flavor = "multi_thread")]
 async fn n5_killed_from_outside() {
     let runner = Runner::start();
-    let c = runner.client().await;
+    let c = client(&runner).await;
     let info = c.start(nodes(2)).await.unwrap().cluster.unwrap();
     Command::new("kill").args(["-KILL", &pids(&info)["node2"].to_string()]).status().unwrap();
     eventually("its absence", || {
@@ -410,7 +339,7 @@ async fn n5_killed_from_outside() {
 #[tokio::test(flavor = "multi_thread")]
 async fn n6_synthetic_peers() {
     let runner = Runner::start();
-    let c = runner.client().await;
+    let c = client(&runner).await;
     let info = c.start(trusting(2)).await.unwrap().cluster.unwrap();
     befriend(&info, "node1", "node2");
     let peer = c.attach_peer("node1").await.unwrap();
@@ -471,7 +400,7 @@ async fn n6_synthetic_peers() {
 async fn n7_snapshots() {
     let dir = temp_dir();
     let runner = Runner::start_in(dir.path(), "r", &[]);
-    let c = runner.client().await;
+    let c = client(&runner).await;
     let info = c.start(trusting(2)).await.unwrap().cluster.unwrap();
     befriend(&info, "node1", "node2");
     message(&info, "node1", "node2", "kept").unwrap();
@@ -503,7 +432,7 @@ async fn n7_snapshots() {
 async fn n7_hot_snapshot_of_five_nodes_restored_twice() {
     let dir = temp_dir();
     let first = Runner::start_in(dir.path(), "r1", &[]);
-    let c = first.client().await;
+    let c = client(&first).await;
     let info = c.start(trusting(5)).await.unwrap().cluster.unwrap();
     let names = info.node_names.clone();
     for pair in names.windows(2) {
@@ -537,7 +466,7 @@ async fn n7_hot_snapshot_of_five_nodes_restored_twice() {
     let trust_before: Vec<_> =
         names.iter().map(|n| ctl(&info, n, &["trust"]).unwrap()["trusted"].clone()).collect();
     let second = Runner::start_in(dir.path(), "r2", &[]);
-    let d = second.client().await;
+    let d = client(&second).await;
     c.stop().await.unwrap();
     let load = LoadSnapshot {
         snapshot_name: "hot".into(),
@@ -575,7 +504,7 @@ fn inbox_texts(info: &ClusterInfo, node: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn n8_two_clients_one_leaves_one_reads_slowly() {
     let runner = Runner::start();
-    let (a, b) = (runner.client().await, runner.client().await);
+    let (a, b) = (client(&runner).await, client(&runner).await);
     let mut stream = b.stream_status(Duration::from_millis(100)).await.unwrap();
     assert_eq!(stream.next().await.unwrap(), Some(None), "no cluster yet");
     a.start(nodes(2)).await.unwrap();
@@ -585,7 +514,7 @@ async fn n8_two_clients_one_leaves_one_reads_slowly() {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&mute, std::fs::Permissions::from_mode(0o755)).unwrap();
     a.add_node(AddNode { exec_path: mute.display().to_string(), ..named("mute") }).await.unwrap();
-    let gone = runner.client().await;
+    let gone = client(&runner).await;
     // It hangs up in the middle of its wait.
     let wait = tokio::time::timeout(Duration::from_millis(300), gone.wait_for_healthy());
     assert!(wait.await.is_err());
@@ -620,8 +549,8 @@ async fn n8_two_clients_one_leaves_one_reads_slowly() {
 async fn n9_the_runner_killed() {
     let dir = temp_dir();
     let mut runner = Runner::start_in(dir.path(), "r", &[]);
-    let info = runner.client().await.start(nodes(2)).await.unwrap().cluster.unwrap();
-    runner.client().await.pause_node("node2").await.unwrap();
+    let info = client(&runner).await.start(nodes(2)).await.unwrap().cluster.unwrap();
+    client(&runner).await.pause_node("node2").await.unwrap();
     let processes = pids(&info);
     assert!(processes.values().all(|pid| lives(*pid)));
     runner.process.signal("-KILL");
@@ -632,13 +561,13 @@ async fn n9_the_runner_killed() {
     assert!(began.elapsed() < Duration::from_secs(1));
     let next = Runner::start_in(dir.path(), "r", &["--nodes", "1"]);
     next.process.wait_line("cluster is up");
-    assert_eq!(next.client().await.status().await.unwrap().unwrap().node_names, ["node1"]);
+    assert_eq!(client(&next).await.status().await.unwrap().unwrap().node_names, ["node1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn n10_chains() {
     let runner = Runner::start();
-    let c = runner.client().await;
+    let c = client(&runner).await;
     c.start(nodes(3)).await.unwrap();
     let spec = |blueprint: &str, participants: &[&str]| ChainSpec {
         name: String::new(),

@@ -131,7 +131,7 @@ fn the_other_name_and_its_flags() {
     process.wait_line("security profile enterprise: nothing more than engine.strict");
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", process.pid())).unwrap();
     assert_eq!(comm.trim(), "pilot-daemon", "the name that other tools look for");
-    let host = Host { process, dir: dir.path().to_owned(), name: "solo".into() };
+    let host = Host::of(process, dir.path(), "solo");
     assert_eq!(host.ok(&["info"])["hostname"], "from-flag", "a flag beats the file");
 
     let wrong = |args: &[&str]| Command::new(&program).args(args).output().unwrap();

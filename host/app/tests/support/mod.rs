@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // this is test code; a failure shows its place and the log
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod cluster;
 #[path = "../../../loader/tests/nested_cargo/mod.rs"]
 pub mod nested_cargo;
 
@@ -30,23 +32,33 @@ fn target_dir() -> PathBuf {
     Path::new(HOST).ancestors().nth(2).unwrap().to_owned()
 }
 
-/// Builds the four plugins (a no-op when they are fresh) and returns where their libraries are.
+/// Builds targets of the workspace as this test program was built (a no-op when they are fresh) and returns where.
+fn built(targets: &[&str]) -> &'static Path {
+    let profile_dir = Path::new(HOST).parent().unwrap();
+    let mut cargo = nested_cargo::cargo();
+    cargo
+        .args(nested_cargo::WORKSPACE_LIBRARIES)
+        .args([env!("CARGO_CRATE_NAME"), "--target-dir"])
+        .arg(target_dir())
+        .args(targets);
+    if profile_dir.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    assert!(cargo.current_dir(workspace).status().unwrap().success(), "building {targets:?} failed");
+    profile_dir
+}
+
+/// Where the libraries of the four plugins are.
 fn built_plugins() -> &'static Path {
-    static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| {
-        let profile_dir = Path::new(HOST).parent().unwrap().to_owned();
-        let mut cargo = nested_cargo::cargo();
-        cargo
-            .args(nested_cargo::WORKSPACE_LIBRARIES)
-            .args([env!("CARGO_CRATE_NAME"), "--target-dir"])
-            .arg(target_dir());
-        if profile_dir.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        assert!(cargo.current_dir(workspace).status().unwrap().success(), "building the plugins failed");
-        profile_dir
-    })
+    static DIR: OnceLock<&Path> = OnceLock::new();
+    DIR.get_or_init(|| built(&[]))
+}
+
+/// The host as another build of the same sources, which says so (`examples/another-build.rs`).
+pub fn another_build() -> PathBuf {
+    static DIR: OnceLock<&Path> = OnceLock::new();
+    DIR.get_or_init(|| built(&["--example", "another-build"])).join("examples/another-build")
 }
 
 /// The four, in the order of their Init.
@@ -202,58 +214,30 @@ impl Rendezvous {
     }
 }
 
-/// One host process and its directory.
-pub struct Host {
-    pub process: Process,
-    pub dir: PathBuf,
+/// A host as its user sees it: a socket for `pilotctl`, and files. Whose child its process is makes no difference here:
+/// a [`Host`] is one, and so is every node of a [`cluster`].
+pub struct Node {
     pub name: String,
+    socket: PathBuf,
+    state: PathBuf,
+    /// Where `pilotctl` keeps files of its own.
+    pub home: PathBuf,
 }
 
-impl Host {
-    /// The command line of a host, for tests that change it.
-    pub fn command(dir: &Path, name: &str, rendezvous: &Rendezvous, plugins: &Path) -> Command {
-        let mut command = Command::new(HOST);
-        command
-            .arg("run")
-            .arg("--state-dir")
-            .arg(dir.join(name))
-            .arg("--socket")
-            .arg(dir.join(format!("{name}.sock")));
-        command.args(["--registry", &rendezvous.registry, "--beacon", &rendezvous.beacon]);
-        command.args(["--listen", "127.0.0.1:0", "--hostname", name]).arg("--plugins").arg(plugins);
-        command
-    }
-
-    pub fn start(dir: &Path, name: &str, rendezvous: &Rendezvous, plugins: &Path) -> Host {
-        Self::start_with(dir, name, rendezvous, plugins, &[])
-    }
-
-    pub fn start_with(
-        dir: &Path,
-        name: &str,
-        rendezvous: &Rendezvous,
-        plugins: &Path,
-        extra: &[&str],
-    ) -> Host {
-        let mut command = Self::command(dir, name, rendezvous, plugins);
-        let process = Process::spawn(name, command.args(extra));
-        process.wait_line("daemon running");
-        Host { process, dir: dir.to_owned(), name: name.to_owned() }
-    }
-
+impl Node {
     pub fn socket(&self) -> PathBuf {
-        self.dir.join(format!("{}.sock", self.name))
+        self.socket.clone()
     }
 
     pub fn state(&self) -> PathBuf {
-        self.dir.join(&self.name)
+        self.state.clone()
     }
 
     /// Runs `pilotctl --json` against this host.
     pub fn ctl(&self, args: &[&str]) -> Output {
         let mut command = Command::new(CTL);
-        command.arg("--socket").arg(self.socket()).arg("--json").args(args);
-        finished(command.env("PILOT_HOME", &self.dir), b"")
+        command.arg("--socket").arg(&self.socket).arg("--json").args(args);
+        finished(command.env("PILOT_HOME", &self.home), b"")
     }
 
     /// The `data` of a command that must succeed.
@@ -287,6 +271,59 @@ impl Host {
 
     pub fn node_id(&self) -> u64 {
         self.ok(&["info"])["node_id"].as_u64().unwrap()
+    }
+}
+
+/// One host process of ours, and what its user sees.
+pub struct Host {
+    pub process: Process,
+    node: Node,
+}
+
+impl Deref for Host {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl Host {
+    /// The command line of a host, for tests that change it.
+    pub fn command(dir: &Path, name: &str, rendezvous: &Rendezvous, plugins: &Path) -> Command {
+        let mut command = Command::new(HOST);
+        command
+            .arg("run")
+            .arg("--state-dir")
+            .arg(dir.join(name))
+            .arg("--socket")
+            .arg(dir.join(format!("{name}.sock")));
+        command.args(["--registry", &rendezvous.registry, "--beacon", &rendezvous.beacon]);
+        command.args(["--listen", "127.0.0.1:0", "--hostname", name]).arg("--plugins").arg(plugins);
+        command
+    }
+
+    pub fn start(dir: &Path, name: &str, rendezvous: &Rendezvous, plugins: &Path) -> Host {
+        Self::start_with(dir, name, rendezvous, plugins, &[])
+    }
+
+    pub fn start_with(
+        dir: &Path,
+        name: &str,
+        rendezvous: &Rendezvous,
+        plugins: &Path,
+        extra: &[&str],
+    ) -> Host {
+        let mut command = Self::command(dir, name, rendezvous, plugins);
+        let process = Process::spawn(name, command.args(extra));
+        process.wait_line("daemon running");
+        Self::of(process, dir, name)
+    }
+
+    /// A process that was started with the paths of [`command`](Self::command).
+    pub fn of(process: Process, dir: &Path, name: &str) -> Host {
+        let (socket, state) = (dir.join(format!("{name}.sock")), dir.join(name));
+        Host { process, node: Node { name: name.to_owned(), socket, state, home: dir.to_owned() } }
     }
 
     /// Plugin names of log lines with `msg`, in order.
@@ -381,10 +418,10 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 }
 
 /// `a` asks, `b` approves, both trust.
-pub fn befriend(a: &Host, b: &Host) {
+pub fn befriend(a: &Node, b: &Node) {
     let (a_id, b_id) = (a.node_id(), b.node_id());
     a.ok(&["handshake", &b_id.to_string(), "test"]);
-    let has = |host: &Host, list: &str, id: u64| {
+    let has = |host: &Node, list: &str, id: u64| {
         host.ok(&[list])[if list == "trust" { "trusted" } else { list }]
             .as_array()
             .is_some_and(|l| l.iter().any(|r| r["node_id"] == id))

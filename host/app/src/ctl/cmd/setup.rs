@@ -144,7 +144,7 @@ pub(crate) fn context(args: Context) -> Outcome {
     });
     let data = json!({
         "version": "1.4",
-        "tool": format!("pilotctl {}", version::VERSION),
+        "tool": format!("pilotctl {}", version::text()),
         "commands": commands,
         "error_codes": codes,
         "global_flags": {
@@ -237,5 +237,5 @@ pub(crate) fn quickstart(ctx: &Ctx) -> Report {
 }
 
 pub(crate) fn version() -> Report {
-    Report::text(format!("pilotctl {}", version::VERSION))
+    Report::text(format!("pilotctl {}", version::text()))
 }

@@ -8,6 +8,7 @@ use super::Outcome;
 use crate::ctl::context::Context;
 use crate::ctl::out::{Cell, Out, Report, row};
 use crate::ctl::values::{bytes, list, number, text, uptime};
+use crate::version::with_commit;
 
 /// `peers`
 #[derive(Debug, Args)]
@@ -68,7 +69,7 @@ fn info_text(out: &Out, i: &Value) -> String {
         ("Hostname", text(i, "hostname").to_owned()),
         ("Visibility", visibility),
         ("Public key", text(i, "public_key").to_owned()),
-        ("Version", text(i, "version").to_owned()),
+        ("Version", with_commit(text(i, "version"), text(i, "commit"))),
         ("Uptime", uptime(i["uptime_secs"].as_f64().unwrap_or(0.0))),
         ("Registry", registered),
         ("Endpoint", text(i, "endpoint").to_owned()),

@@ -5,12 +5,13 @@
 //! it panicked.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
 use crate::api::Daemon;
 use crate::bridge::{Border, Link};
-use crate::{Error, ErrorKind, Plugin, Result, abi};
+use crate::{Error, ErrorKind, Plugin, abi};
 
 pub use crate::abi::open::{Fit, Module, OpenError};
 
@@ -49,6 +50,8 @@ pub struct Supervisor {
     /// Weak: the daemon holds objects that hold this. The loader keeps the strong one while the plugin runs.
     daemon: Mutex<Option<Weak<dyn Daemon>>>,
     failure: OnceLock<String>,
+    /// Set after `failure`: what every call looks at.
+    failed: Arc<AtomicBool>,
     ledger: Mutex<Ledger>,
     observer: Option<Observer>,
 }
@@ -79,6 +82,7 @@ impl Supervisor {
             name,
             daemon: Mutex::new(None),
             failure: OnceLock::new(),
+            failed: Arc::default(),
             ledger: Mutex::default(),
             observer,
         })
@@ -131,27 +135,28 @@ impl Supervisor {
         }
     }
 
-    /// Whether the instance may be called; asked before every call.
-    #[inline]
-    pub(crate) fn admit(&self) -> Result<()> {
-        match self.failure.get() {
-            None => Ok(()),
-            Some(why) => Err(self.not_called(why)),
-        }
+    /// Whether the instance must not be called any more; read before every call.
+    pub(crate) fn failed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.failed)
     }
 
-    #[cold]
-    fn not_called(&self, why: &str) -> Error {
+    /// The answer of a failed instance.
+    pub(crate) fn not_called(&self) -> Error {
         // Not `Panicked`: this call did not reach the plugin, so there is nothing new to count.
         Error::new(
             ErrorKind::Closed,
-            format!("plugin \"{}\" has failed ({why}) and is not called", self.name),
+            format!(
+                "plugin \"{}\" has failed ({}) and is not called",
+                self.name,
+                self.failure().unwrap_or_default()
+            ),
         )
     }
 
     pub(crate) fn panicked(&self, op: &str, message: &str) {
         // The first cause is the interesting one. Set before anybody is told: who hears of it finds the instance failed.
         let _ = self.failure.set(message.to_owned());
+        self.failed.store(true, Ordering::Release);
         self.note(op, message, FaultSource::Border);
         tracing::error!(plugin = self.name, op, message, "plugin panicked; it is not called any more");
         let daemon = self.daemon.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -37,8 +37,8 @@ const NEWER: &[Edit] = &[
     ),
     (
         "abi/traits.rs",
-        "fn sleep(&self, duration_ms: u64) -> AbiResult<FfiFuture<()>>;",
-        "fn sleep(&self, duration_ms: u64) -> AbiResult<FfiFuture<()>>;
+        "        self.report_fault(op, message)\n    }",
+        "        self.report_fault(op, message)\n    }
          fn newest(&self) -> AbiResult<u32> { abi_stable::std_types::ROk(4711) }",
     ),
     (
@@ -49,8 +49,8 @@ const NEWER: &[Edit] = &[
     ),
     (
         "bridge/daemon.rs",
-        "self.call_or(\"Daemon.node_id\", 0, |d| d.node_id())",
-        "self.call_or(\"Daemon.node_id\", 0, |d| d.newest())",
+        "match self.object.asks_node_id() {",
+        "match Some(self.call_or(\"Daemon.node_id\", 0, |d| d.newest())) {",
     ),
     (
         "bridge/plugin.rs",
@@ -62,6 +62,7 @@ const NEWER: &[Edit] = &[
 /// A method returns another type.
 const OTHER_RETURN: &[Edit] = &[
     ("abi/traits.rs", "fn node_id(&self) -> AbiResult<u32>;", "fn node_id(&self) -> AbiResult<u64>;"),
+    ("abi/traits.rs", "self.node_id().unwrap_or(0)", "self.node_id().unwrap_or(0) as u32"),
     (
         "bridge/daemon.rs",
         "fn node_id(&self) -> AbiResult<u32> {\n        self.guard(\"Daemon.node_id\", |d| Ok(d.node_id()))",

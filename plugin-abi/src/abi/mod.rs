@@ -10,6 +10,8 @@
 
 #![allow(unsafe_code, missing_docs, non_camel_case_types)]
 
+mod asked;
+mod held;
 pub mod open;
 mod traits;
 mod values;
@@ -20,6 +22,8 @@ use abi_stable::sabi_types::VersionStrings;
 use abi_stable::std_types::{RStr, RString};
 use abi_stable::{StableAbi, declare_root_module_statics, package_version_strings};
 
+pub(crate) use asked::{Asked, Bare};
+pub(crate) use held::Held;
 pub use traits::*;
 pub use values::*;
 

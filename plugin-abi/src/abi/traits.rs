@@ -3,11 +3,17 @@
 //!
 //! Every method returns an [`AbiResult`], also where the plain one cannot fail: a contained panic has to arrive
 //! somewhere. Borrowed arguments live for the call only.
+//!
+//! The exceptions are named `bare_...`: questions that are asked for every stream, frame or log line and whose answer fits
+//! into a register. They answer just that, so that the caller's adapter has nothing to do after the call and becomes a
+//! jump into the other library (a call and the comparison after it cost as much again as the whole plain call). Whoever
+//! contains a panic there gives the safe answer, and a plugin says it through [`Daemon::report_panic`] before it answers.
 
 use abi_stable::sabi_trait;
 use abi_stable::std_types::{RArc, ROption, RSlice, RSliceMut, RStr, RString, RVec};
 use async_ffi::FfiFuture;
 
+use super::asked::asked;
 use super::values::{AbiResult, ConnInfo, Event, KeyBytes, SignatureBytes, WebhookCounters};
 
 /// What a method that one side does not have yet answers with.
@@ -76,9 +82,32 @@ pub trait Daemon: Send + Sync {
     fn spawn(&self, future: FfiFuture<()>) -> AbiResult<()>;
     #[sabi(last_prefix_field)]
     fn sleep(&self, duration_ms: u64) -> AbiResult<FfiFuture<()>>;
+    /// Treaty 1.1. `node_id`; 0 for a panic.
+    fn bare_node_id(&self) -> u32 {
+        self.node_id().unwrap_or(0)
+    }
+    /// Treaty 1.1. `addr`; 0 for a panic.
+    fn bare_addr(&self) -> u64 {
+        self.addr().unwrap_or(0)
+    }
+    /// Treaty 1.1. `log_enabled`; `false` for a panic.
+    fn bare_log_enabled(&self, level: u8, target: RStr<'_>) -> bool {
+        self.log_enabled(level, target).unwrap_or(false)
+    }
+    /// Treaty 1.1. The plugin's adapter contained a panic in method `op`, whose answer has no room for it.
+    fn report_panic(&self, op: RStr<'_>, message: RStr<'_>) -> AbiResult<()> {
+        self.report_fault(op, message)
+    }
 }
 /// The engine.
 pub type DaemonArc = Daemon_TO<'static, RArc<()>>;
+
+asked! {
+    Daemon_trait for DaemonArc;
+    asks_node_id is bare_node_id() -> u32;
+    asks_addr is bare_addr() -> u64;
+    asks_log_enabled is bare_log_enabled(level: u8, target: RStr<'_>) -> bool;
+}
 
 /// Mirror of [`crate::Connection`].
 #[sabi_trait]
@@ -174,9 +203,23 @@ pub trait HandshakeService: Send + Sync {
     fn process_relayed_rejection(&self, from: u32) -> AbiResult<()>;
     #[sabi(last_prefix_field)]
     fn stop(&self) -> AbiResult<()>;
+    /// Treaty 1.1. `is_trusted`; `false` for a panic.
+    fn bare_is_trusted(&self, node: u32) -> bool {
+        self.is_trusted(node).unwrap_or(false)
+    }
+    /// Treaty 1.1. `is_trusted_with_key`; `false` for a panic.
+    fn bare_is_trusted_with_key(&self, node: u32, key: RStr<'_>) -> bool {
+        self.is_trusted_with_key(node, key).unwrap_or(false)
+    }
 }
 /// A handshake service.
 pub type HandshakeServiceArc = HandshakeService_TO<'static, RArc<()>>;
+
+asked! {
+    HandshakeService_trait for HandshakeServiceArc;
+    asks_is_trusted is bare_is_trusted(node: u32) -> bool;
+    asks_is_trusted_with_key is bare_is_trusted_with_key(node: u32, key: RStr<'_>) -> bool;
+}
 
 /// Mirror of [`crate::PolicyManager`].
 #[sabi_trait]

@@ -13,15 +13,15 @@ use serde_json::{Map, Value};
 use super::future::contain;
 use super::stream::Gone;
 use super::{
-    Border, Local, Remote, adopt_option, border, from_json, json, panicked, payload_from_json, payload_json,
-    to_ms,
+    Border, Host, Local, Remote, adopt_option, border, from_json, json, panicked, payload_from_json,
+    payload_json, to_ms,
 };
-use crate::abi::{self, AbiResult, Daemon_TO, KeyBytes, SignatureBytes};
+use crate::abi::{self, AbiResult, Asked, Daemon_TO, KeyBytes, SignatureBytes};
 use crate::api::{self, BoxFuture};
 use crate::types::{Addr, HandshakeTrustRecord, PublicKey, Signature, VersionInfo};
 use crate::{Error, Result};
 
-border!(Daemon, DaemonArc);
+border!(Daemon, DaemonArc, asked);
 
 /// A future of ours that yields nothing; a panic in it is reported as a fault of `op`.
 fn lend_task(future: BoxFuture<()>, on_panic: impl FnOnce(String) + Send + 'static) -> FfiFuture<()> {
@@ -244,27 +244,80 @@ impl<T: api::Daemon + ?Sized + 'static> abi::Daemon for Local<T> {
             }))
         })
     }
-}
 
-impl Remote<abi::DaemonArc> {
-    /// Another reference to the same engine: the generated type is not `Clone`.
-    fn share(&self) -> Self {
-        Remote { object: Daemon_TO::from_sabi(self.object.obj.shallow_clone()), link: self.link.clone() }
+    #[inline]
+    fn bare_node_id(&self) -> u32 {
+        self.bare("Daemon.node_id", 0, |d| d.node_id())
+    }
+
+    #[inline]
+    fn bare_addr(&self) -> u64 {
+        self.bare("Daemon.addr", 0, |d| d.addr().to_u64())
+    }
+
+    #[inline]
+    fn bare_log_enabled(&self, level: u8, target: RStr<'_>) -> bool {
+        self.bare("Daemon.log_enabled", false, |d| d.log_enabled(level, target.as_str()))
+    }
+
+    fn report_panic(&self, op: RStr<'_>, message: RStr<'_>) -> AbiResult<()> {
+        self.link.failed(op.as_str(), message.as_str());
+        ROk(())
     }
 }
 
-impl api::Daemon for Remote<abi::DaemonArc> {
+impl Host {
+    /// Another reference to the same engine: the generated type is not `Clone`.
+    fn share(&self) -> Self {
+        let object = Daemon_TO::from_sabi(self.object.obj.shallow_clone());
+        Remote { object: self.link.asked(object), link: self.link.clone() }
+    }
+
+    // How it is asked where it has no `bare_...` method, or may not be asked at all. Out of line, so that the other way is
+    // a jump.
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn node_id_1_0(&self) -> u32 {
+        self.call_or("Daemon.node_id", 0, |d| d.node_id())
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn addr_1_0(&self) -> u64 {
+        self.call_or("Daemon.addr", 0, |d| d.addr())
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn log_enabled_1_0(&self, level: u8, target: &str) -> bool {
+        self.call_or("Daemon.log_enabled", false, |d| d.log_enabled(level, target.into()))
+    }
+
+    /// Tells the host that a method of this plugin panicked.
+    pub(super) fn report_panic(&self, op: &str, message: &str) {
+        self.call_or("Daemon.report_panic", (), |d| d.report_panic(op.into(), message.into()));
+    }
+}
+
+impl api::Daemon for Host {
     fn treaty(&self) -> (u16, u16) {
         let packed = self.call_or("Daemon.treaty", 0, |d| d.treaty());
         ((packed >> 16) as u16, packed as u16)
     }
 
     fn node_id(&self) -> u32 {
-        self.call_or("Daemon.node_id", 0, |d| d.node_id())
+        match self.object.asks_node_id() {
+            Some(node) => node,
+            None => self.node_id_1_0(),
+        }
     }
 
     fn addr(&self) -> Addr {
-        Addr::from_u64(self.call_or("Daemon.addr", 0, |d| d.addr()))
+        Addr::from_u64(match self.object.asks_addr() {
+            Some(addr) => addr,
+            None => self.addr_1_0(),
+        })
     }
 
     fn identity(&self) -> Option<PublicKey> {
@@ -411,7 +464,10 @@ impl api::Daemon for Remote<abi::DaemonArc> {
     }
 
     fn log_enabled(&self, level: u8, target: &str) -> bool {
-        self.call_or("Daemon.log_enabled", false, |d| d.log_enabled(level, target.into()))
+        match self.object.asks_log_enabled(level, target.into()) {
+            Some(enabled) => enabled,
+            None => self.log_enabled_1_0(level, target),
+        }
     }
 
     fn log(&self, level: u8, target: &str, message: &str, fields: &Map<String, Value>) {
@@ -437,12 +493,12 @@ impl api::Daemon for Remote<abi::DaemonArc> {
     }
 }
 
-impl Remote<abi::DaemonArc> {
+impl Host {
     /// Fetches one of the tables.
     fn table<T: Border + ?Sized>(
         &self,
         op: &str,
-        f: impl FnOnce(&abi::DaemonArc) -> AbiResult<T::Ffi>,
+        f: impl FnOnce(&Asked<abi::DaemonArc>) -> AbiResult<T::Ffi>,
     ) -> Result<Arc<T>> {
         Ok(T::adopt(self.call(op, f)?, &self.link))
     }

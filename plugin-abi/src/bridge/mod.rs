@@ -7,7 +7,9 @@
 //! every gate and trust check means "deny".
 //!
 //! A call that goes well is two indirect calls, one through the plain trait and one through the border's table, and three
-//! comparisons: the rest is inlined into the two functions behind them, and everything about errors is out of line. `scripts/bench abi` measures it.
+//! comparisons: the rest is inlined into the two functions behind them, and everything about errors is out of line. Of
+//! the `bare_...` methods ([`abi::Daemon`], [`abi::HandshakeService`]) the second one is a jump. `scripts/bench abi`
+//! measures both kinds.
 
 mod bus;
 mod daemon;
@@ -17,7 +19,8 @@ mod policy;
 mod services;
 mod stream;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use abi_stable::std_types::{RErr, ROk, ROption, RString};
@@ -25,7 +28,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::abi::{AbiError, AbiResult};
+use crate::abi::{self, AbiError, AbiResult, Asked, Held};
 use crate::guard;
 use crate::host::Supervisor;
 use crate::{Error, ErrorKind, Result};
@@ -41,8 +44,16 @@ pub(crate) trait Border {
 }
 
 /// Implements [`Border`] for `dyn api::$name` with the name that `#[sabi_trait]` generates.
+///
+/// With `asked`, it is one that has `bare_...` methods.
 macro_rules! border {
     ($name:ident, $arc:ident) => {
+        crate::bridge::border!($name, $arc, |object, _link| object);
+    };
+    ($name:ident, $arc:ident, asked) => {
+        crate::bridge::border!($name, $arc, |object, link| link.asked(object));
+    };
+    ($name:ident, $arc:ident, |$object:ident, $link:ident| $held:expr) => {
         impl crate::bridge::Border for dyn crate::api::$name {
             type Ffi = crate::abi::$arc;
 
@@ -50,8 +61,8 @@ macro_rules! border {
                 crate::api::$name::cross(self, crate::bridge::Crossing(link.clone()))
             }
 
-            fn adopt(object: Self::Ffi, link: &crate::bridge::Link) -> std::sync::Arc<Self> {
-                std::sync::Arc::new(crate::bridge::Remote { object, link: link.clone() })
+            fn adopt($object: Self::Ffi, $link: &crate::bridge::Link) -> std::sync::Arc<Self> {
+                std::sync::Arc::new(crate::bridge::Remote { object: $held, link: $link.clone() })
             }
         }
     };
@@ -82,33 +93,74 @@ macro_rules! crossing {
 }
 pub(crate) use crossing;
 
-/// Who is on the other side. The host watches each plugin; a plugin trusts its host.
+/// Who is on the other side. The host watches each plugin; a plugin trusts its host, and knows where to say that it
+/// panicked.
 #[derive(Clone, Default)]
-pub(crate) struct Link(Option<Arc<Supervisor>>);
+pub(crate) struct Link {
+    /// The other side has failed. Never so of a host; read before every call, so it is here on both sides.
+    failed: Arc<AtomicBool>,
+    watched: Option<Arc<Supervisor>>,
+    host: Option<Arc<HostEnd>>,
+}
+
+/// The host as the adapters of one plugin instance reach it: from before `init` until after `shutdown`. The host holds
+/// what the plugin registered and the plugin's objects hold this, so it must not keep the daemon for longer.
+#[derive(Default)]
+pub(crate) struct HostEnd(RwLock<Option<Arc<Host>>>);
+
+/// The host as a plugin holds it.
+pub(crate) type Host = Remote<Asked<abi::DaemonArc>>;
 
 impl Link {
     /// The host's end: panics of the plugin are noted, and a failed plugin is not called again.
     pub(crate) fn to_plugin(supervisor: Arc<Supervisor>) -> Self {
-        Link(Some(supervisor))
+        Link { failed: supervisor.failed(), watched: Some(supervisor), host: None }
     }
 
-    /// The plugin's end.
+    /// The plugin's end, of one instance.
     pub(crate) fn to_host() -> Self {
-        Link(None)
+        Link { host: Some(Arc::default()), ..Link::default() }
+    }
+
+    /// From now on the host is told of panics whose answers have no room for them; `None` for "not any more".
+    fn tell(&self, daemon: Option<Arc<Host>>) {
+        let Some(host) = &self.host else { return };
+        let old = std::mem::replace(&mut *host.0.write().unwrap_or_else(PoisonError::into_inner), daemon);
+        // Outside of the lock: the last reference may run code of the host.
+        drop(old);
+    }
+
+    /// An object with `bare_...` methods.
+    pub(crate) fn asked<A: abi::Bare>(&self, object: A) -> Asked<A> {
+        Asked::new(object, Arc::clone(&self.failed))
     }
 
     #[inline]
     fn admit(&self) -> Result<()> {
-        match &self.0 {
-            Some(supervisor) => supervisor.admit(),
-            None => Ok(()),
-        }
+        if self.admits() { Ok(()) } else { Err(self.not_called()) }
     }
 
     /// As [`admit`](Self::admit), where nobody asks why not.
     #[inline]
     fn admits(&self) -> bool {
-        self.0.as_ref().is_none_or(|supervisor| supervisor.failure().is_none())
+        !self.failed.load(Ordering::Acquire)
+    }
+
+    #[cold]
+    fn not_called(&self) -> Error {
+        let why = self.watched.as_ref().map(|supervisor| supervisor.not_called());
+        why.unwrap_or_else(|| Error::new(ErrorKind::Closed, "the other side has failed"))
+    }
+
+    /// A panic of ours was contained and the other side will not see it in the answer.
+    #[cold]
+    #[inline(never)]
+    fn contained(&self, op: &str, text: &str) {
+        let host = self.host.as_ref();
+        match host.and_then(|h| h.0.read().unwrap_or_else(PoisonError::into_inner).clone()) {
+            Some(daemon) => daemon.report_panic(op, &format!("{op} panicked: {text}")),
+            None => tracing::error!(op, panic = text, "a call from the other side of the border panicked"),
+        }
     }
 
     /// As [`noted`](Self::noted), for errors that go nowhere.
@@ -130,14 +182,14 @@ impl Link {
 
     /// The other side's panic arrived as an error.
     fn failed(&self, op: &str, message: &str) {
-        if let Some(supervisor) = &self.0 {
+        if let Some(supervisor) = &self.watched {
             supervisor.panicked(op, message);
         }
     }
 
     /// The other side reported a fault that it contained itself.
     fn reported(&self, op: &str, message: &str) {
-        if let Some(supervisor) = &self.0 {
+        if let Some(supervisor) = &self.watched {
             supervisor.reported(op, message);
         }
     }
@@ -145,24 +197,34 @@ impl Link {
 
 /// One of our objects as the other side holds it.
 pub(crate) struct Local<T: ?Sized> {
-    /// `None` only while it is dropped.
-    inner: Option<Arc<T>>,
+    inner: Held<T>,
     link: Link,
 }
 
 impl<T: ?Sized> Local<T> {
     pub(crate) fn new(inner: Arc<T>, how: Crossing) -> Self {
-        Local { inner: Some(inner), link: how.0 }
+        Local { inner: Held::new(inner), link: how.0 }
     }
 
     /// Runs `f` on the object; a panic becomes [`ErrorKind::Panicked`] with `op` in its text.
     #[inline]
     fn guard<R>(&self, op: &str, f: impl FnOnce(&T) -> Result<R>) -> AbiResult<R> {
-        let Some(inner) = &self.inner else { return RErr(dropped(op)) };
-        match guard::catch(|| f(inner)) {
+        match guard::catch(|| f(&self.inner)) {
             Ok(Ok(value)) => ROk(value),
             Ok(Err(error)) => RErr(passed_on(error)),
             Err(text) => RErr(panicked_abi(op, text)),
+        }
+    }
+
+    /// As [`guard`](Self::guard) for the `bare_...` methods: a panic is `fallback` here, and said elsewhere.
+    #[inline]
+    fn bare<R>(&self, op: &str, fallback: R, f: impl FnOnce(&T) -> R) -> R {
+        match guard::catch(|| f(&self.inner)) {
+            Ok(value) => value,
+            Err(text) => {
+                self.link.contained(op, &text);
+                fallback
+            }
         }
     }
 }
@@ -178,25 +240,8 @@ pub(crate) fn passed_on(error: Error) -> AbiError {
 }
 
 #[cold]
-fn dropped(op: &str) -> AbiError {
-    Error::new(ErrorKind::Closed, format!("{op}: already dropped")).into()
-}
-
-#[cold]
 fn panicked_abi(op: &str, text: String) -> AbiError {
     panicked(op, &text).into()
-}
-
-impl<T: ?Sized> Drop for Local<T> {
-    fn drop(&mut self) {
-        // The other side's last reference went away: a panic in our object's Drop must not unwind into it.
-        if let Err(text) = guard::drop_contained(self.inner.take()) {
-            tracing::error!(
-                panic = text,
-                "an object panicked while it was dropped by the other side of the border"
-            );
-        }
-    }
 }
 
 /// One of their objects as we hold it.

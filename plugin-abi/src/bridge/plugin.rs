@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Border, Link, Local, Remote, border, to_ms};
+use super::{Border, Host, Local, Remote, border, to_ms};
 use crate::abi::{self, AbiResult};
 use crate::{Result, api, log};
 
@@ -12,11 +12,13 @@ border!(Plugin, PluginArc);
 
 impl<T: api::Plugin + ?Sized + 'static> abi::Plugin for Local<T> {
     fn init(&self, daemon: abi::DaemonArc) -> AbiResult<()> {
-        let daemon = <dyn api::Daemon>::adopt(daemon, &Link::to_host());
-        log::attach(Arc::clone(&daemon));
+        let daemon = Arc::new(Remote { object: self.link.asked(daemon), link: self.link.clone() });
+        self.link.tell(Some(Arc::clone(&daemon)));
+        log::attach(Arc::<Host>::clone(&daemon));
         let result = self.guard("init", |p| p.init(daemon));
         if result.is_err() {
             log::detach();
+            self.link.tell(None);
         }
         result
     }
@@ -24,6 +26,7 @@ impl<T: api::Plugin + ?Sized + 'static> abi::Plugin for Local<T> {
     fn shutdown(&self, deadline_ms: u64) -> AbiResult<()> {
         let result = self.guard("shutdown", |p| p.shutdown(Duration::from_millis(deadline_ms)));
         log::detach();
+        self.link.tell(None);
         result
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use abi_stable::std_types::{ROption, RStr, RString};
 
 use super::{Local, Remote, border, from_json, json, to_ms};
-use crate::abi::{self, AbiResult, WebhookCounters};
+use crate::abi::{self, AbiResult, Asked, WebhookCounters};
 use crate::types::{HandshakePendingRecord, HandshakeTrustRecord, WebhookStats};
 use crate::{Result, api};
 
 border!(TrustChecker, TrustCheckerArc);
-border!(HandshakeService, HandshakeServiceArc);
+border!(HandshakeService, HandshakeServiceArc, asked);
 border!(WebhookManager, WebhookManagerArc);
 
 impl<T: api::TrustChecker + ?Sized + 'static> abi::TrustChecker for Local<T> {
@@ -99,17 +99,51 @@ impl<T: api::HandshakeService + ?Sized + 'static> abi::HandshakeService for Loca
             Ok(())
         })
     }
+
+    #[inline]
+    fn bare_is_trusted(&self, node: u32) -> bool {
+        self.bare("HandshakeService.is_trusted", false, |h| h.is_trusted(node))
+    }
+
+    #[inline]
+    fn bare_is_trusted_with_key(&self, node: u32, key: RStr<'_>) -> bool {
+        self.bare("HandshakeService.is_trusted_with_key", false, |h| {
+            h.is_trusted_with_key(node, key.as_str())
+        })
+    }
 }
 
-impl api::HandshakeService for Remote<abi::HandshakeServiceArc> {
-    fn is_trusted(&self, node: u32) -> bool {
+/// How it is asked where it has no `bare_...` method, or may not be asked at all. Out of line, so that the other way is a
+/// jump.
+impl Remote<Asked<abi::HandshakeServiceArc>> {
+    #[cold]
+    #[inline(never)]
+    pub(super) fn is_trusted_1_0(&self, node: u32) -> bool {
         self.call_or("HandshakeService.is_trusted", false, |h| h.is_trusted(node))
     }
 
-    fn is_trusted_with_key(&self, node: u32, key: &str) -> bool {
+    #[cold]
+    #[inline(never)]
+    pub(super) fn is_trusted_with_key_1_0(&self, node: u32, key: &str) -> bool {
         self.call_or("HandshakeService.is_trusted_with_key", false, |h| {
             h.is_trusted_with_key(node, key.into())
         })
+    }
+}
+
+impl api::HandshakeService for Remote<Asked<abi::HandshakeServiceArc>> {
+    fn is_trusted(&self, node: u32) -> bool {
+        match self.object.asks_is_trusted(node) {
+            Some(trusted) => trusted,
+            None => self.is_trusted_1_0(node),
+        }
+    }
+
+    fn is_trusted_with_key(&self, node: u32, key: &str) -> bool {
+        match self.object.asks_is_trusted_with_key(node, key.into()) {
+            Some(trusted) => trusted,
+            None => self.is_trusted_with_key_1_0(node, key),
+        }
     }
 
     fn trusted_peers(&self) -> Vec<HandshakeTrustRecord> {

@@ -26,7 +26,11 @@ fn across() -> (Arc<FakeDaemon>, Arc<dyn Daemon>, Arc<Supervisor>) {
     let supervisor = Supervisor::new("test");
     supervisor.attach(&plain);
     let lent = plain.lend(&Link::to_plugin(supervisor.clone()));
-    (fake, <dyn Daemon>::adopt(lent, &Link::to_host()), supervisor)
+    // As the adapter of a plugin's `init` does it.
+    let link = Link::to_host();
+    let daemon = Arc::new(Remote { object: link.asked(lent), link: link.clone() });
+    link.tell(Some(daemon.clone()));
+    (fake, daemon, supervisor)
 }
 
 #[test]
@@ -363,6 +367,54 @@ fn a_panicking_service_denies_and_is_not_called_again() {
 }
 
 #[test]
+fn a_panic_behind_an_answer_without_room_for_it_is_noted_before_the_answer() {
+    for with_key in [false, true] {
+        let (fake, supervisor, h) = registered(true);
+        assert!(!if with_key { h.is_trusted_with_key(3, "a2V5") } else { h.is_trusted(3) });
+        let op =
+            if with_key { "HandshakeService.is_trusted_with_key" } else { "HandshakeService.is_trusted" };
+        let why = format!("{op} panicked: service broke");
+        assert_eq!(supervisor.failure(), Some(why.as_str()));
+        assert_eq!(fake.faults(), [(op.to_owned(), why)]);
+        let fault = supervisor.ledger().pop().unwrap();
+        assert_eq!((fault.op.as_str(), fault.source), (op, crate::host::FaultSource::Border));
+        assert!(!h.is_trusted(3) && !h.is_trusted_with_key(3, "a2V5"));
+        assert_eq!(supervisor.faults(), 1, "it is not called again");
+    }
+}
+
+/// Today's objects asked as those of treaty 1.0 are, which have no bare answers.
+#[test]
+fn the_other_side_may_be_of_treaty_1_0() {
+    for panics in [false, true] {
+        let supervisor = Supervisor::new("old");
+        let lent = (Arc::new(Service { panics }) as Arc<dyn HandshakeService>).lend(&Link::to_host());
+        let link = Link::to_plugin(supervisor.clone());
+        let old = Remote { object: link.asked(lent), link };
+        assert_eq!(old.is_trusted_1_0(3), !panics);
+        assert_eq!(old.is_trusted_with_key_1_0(3, "a2V5"), !panics);
+        let why = panics.then_some("HandshakeService.is_trusted panicked: service broke");
+        assert_eq!(supervisor.failure(), why);
+    }
+    let fake = FakeDaemon::new("/state");
+    fake.set_node_id(9);
+    let lent = (fake as Arc<dyn Daemon>).lend(&Link::to_plugin(Supervisor::new("test")));
+    let link = Link::to_host();
+    let old = Remote { object: link.asked(lent), link };
+    assert_eq!((old.node_id_1_0(), old.addr_1_0()), (9, Addr::backbone(9).to_u64()));
+    assert!(old.log_enabled_1_0(1, "t"));
+}
+
+#[test]
+fn a_host_that_panics_behind_such_an_answer_gives_the_safe_one() {
+    let supervisor = Supervisor::new("test");
+    let local = Local::new(Arc::new(7), Crossing(Link::to_plugin(supervisor.clone())));
+    assert_eq!(local.bare("Daemon.node_id", 0, |n| *n), 7);
+    assert_eq!(local.bare("Daemon.node_id", 0, |_| panic!("host bug")), 0);
+    assert_eq!(supervisor.failure(), None, "the host's own bug does not condemn the plugin");
+}
+
+#[test]
 fn a_panicking_host_method_is_an_error_for_the_plugin() {
     let (fake, d, supervisor) = across();
     fake.on_registry_call(|_, _| panic!("host bug"));
@@ -494,4 +546,28 @@ fn plugin_life_with_the_log_bridge() {
         plugin.shutdown(Duration::from_millis(7)).unwrap_err().message() == "7 ms",
         "shutdown is always called"
     );
+
+    // After `shutdown` nothing of a plugin keeps the host's object alive, whatever the host still holds of the plugin.
+    let fake = FakeDaemon::new("/state");
+    let plugin = crate::host::contain(Arc::new(Serves), Supervisor::new("serves"));
+    plugin.init(fake.clone()).unwrap();
+    let service = fake.handshake_service().unwrap();
+    assert!(Arc::strong_count(&fake) > 1);
+    plugin.shutdown(Duration::from_secs(1)).unwrap();
+    assert_eq!(Arc::strong_count(&fake), 1);
+    assert!(!service.is_trusted(3), "nobody is left to be told, and the answer is the safe one");
+}
+
+/// Registers a service and keeps nothing.
+struct Serves;
+
+impl Plugin for Serves {
+    fn init(&self, daemon: Arc<dyn Daemon>) -> Result<()> {
+        daemon.register_handshake_service(Arc::new(Service { panics: true }));
+        Ok(())
+    }
+
+    fn shutdown(&self, _: Duration) -> Result<()> {
+        Ok(())
+    }
 }

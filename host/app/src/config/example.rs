@@ -94,10 +94,12 @@ pub fn example_toml() -> &'static str {
 # IP:PORT (TCP) where the beacon takes nodes without UDP, over a WebSocket; empty: nowhere. With compat_cert and
 # compat_key (PEM, read again when they change) it speaks TLS, else plain HTTP for a TLS front on this machine. More than
 # compat_max_clients nodes at a time get HTTP 503. Flags --compat-listen, --compat-cert, --compat-key, --compat-max-clients.
+# A node must meet the beacon's challenge before it is compat_challenge_age seconds old (and within ten seconds).
 #compat_listen = ""
 #compat_cert = ""
 #compat_key = ""
 #compat_max_clients = 16384
+#compat_challenge_age = 30
 # Datagrams per second that the beacon relays for one UDP endpoint or one WebSocket client; what goes beyond is lost.
 # 0: any number. UDP from this machine itself has no limit. Flag --relay-limit.
 #relay_limit = 4000

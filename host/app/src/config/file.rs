@@ -81,6 +81,7 @@ pub(super) struct RawRendezvous {
     pub(super) compat_cert: Field<String>,
     pub(super) compat_key: Field<String>,
     pub(super) compat_max_clients: Field<usize>,
+    pub(super) compat_challenge_age: Field<u32>,
     pub(super) relay_limit: Field<u32>,
     pub(super) dashboard: Field<String>,
     pub(super) dashboard_token: Field<String>,

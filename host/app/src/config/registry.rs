@@ -191,6 +191,7 @@ impl Merger<'_> {
         certificate: Field<String>,
         key: Field<String>,
         max_clients: Field<usize>,
+        challenge_age: Field<u32>,
     ) -> Result<Option<CompatListen>, ConfigError> {
         let over = self.over;
         let listen = self.pick("--compat-listen", &over.rendezvous_compat, listen, String::new());
@@ -219,7 +220,14 @@ impl Merger<'_> {
             return Err(self.bad(&max_clients, "rendezvous.compat_max_clients", text.to_owned()));
         }
         let addr = self.socket_addr("rendezvous.compat_listen", &listen)?;
-        Ok(Some(CompatListen { addr, tls, max_clients: max_clients.value }))
+        // No flag: nobody needs it twice.
+        let age = self.pick("", &None, challenge_age, CompatListen::CHALLENGE_MAX_AGE);
+        if age.value == 0 {
+            let text = "whoever answers in the next second would be too late; 30 is usual";
+            return Err(self.bad(&age, "rendezvous.compat_challenge_age", text.to_owned()));
+        }
+        let (max_clients, challenge_max_age) = (max_clients.value, age.value);
+        Ok(Some(CompatListen { addr, tls, max_clients, challenge_max_age }))
     }
 
     pub(super) fn rendezvous(&self, raw: RawRendezvous) -> Result<RendezvousSettings, ConfigError> {
@@ -248,6 +256,7 @@ impl Merger<'_> {
                 raw.compat_cert,
                 raw.compat_key,
                 raw.compat_max_clients,
+                raw.compat_challenge_age,
             )?,
             relay_limit: Some(relay_limit.value).filter(|limit| *limit > 0),
             dashboard: match dashboard.value.is_empty() {

@@ -46,6 +46,7 @@ fn compat_clients_need_an_address_and_a_whole_certificate() {
         (files, "rendezvous.compat_listen"),
         ("compat_listen = '127.0.0.1:1'\ncompat_key = 'k.pem'", "rendezvous.compat_cert"),
         ("compat_listen = '127.0.0.1:1'\ncompat_max_clients = 0", "rendezvous.compat_max_clients"),
+        ("compat_listen = '127.0.0.1:1'\ncompat_challenge_age = 0", "rendezvous.compat_challenge_age"),
         ("compat_listen = 'beacon:443'", "rendezvous.compat_listen"),
     ] {
         assert_eq!(rendezvous(text).unwrap_err().key, key, "{text}");

@@ -149,14 +149,14 @@ impl RendezvousServer {
         tasks.spawn(listener::run(listener, config.tls.map(|t| t.acceptor()), shared));
         let (compat_addr, bridge) = match compat {
             None => (None, None),
-            Some(Compat { listener, addr, certificate, max_clients }) => {
+            Some(Compat { listener, addr, certificate, max_clients, challenge_max_age }) => {
                 let key_of = {
                     let desk = desk.clone();
                     Arc::new(move |node| desk.key_of(node))
                 };
                 let (shared, bridge) = compat::Shared::new(
                     key_of,
-                    compat::Senses::real(),
+                    compat::Senses::real(challenge_max_age),
                     max_clients,
                     tasks.clone(),
                     stop.clone(),
@@ -252,6 +252,7 @@ struct Compat {
     addr: SocketAddr,
     certificate: Option<compat::Certificate>,
     max_clients: usize,
+    challenge_max_age: u32,
 }
 
 async fn bind_compat(listen: CompatListen) -> Result<Compat, BindError> {
@@ -259,7 +260,8 @@ async fn bind_compat(listen: CompatListen) -> Result<Compat, BindError> {
     let certificate = listen.tls.map(compat::Certificate::load).transpose()?;
     let listener = TcpListener::bind(listen.addr).await.map_err(failed)?;
     let addr = listener.local_addr().map_err(failed)?;
-    Ok(Compat { listener, addr, certificate, max_clients: listen.max_clients })
+    let CompatListen { max_clients, challenge_max_age, .. } = listen;
+    Ok(Compat { listener, addr, certificate, max_clients, challenge_max_age })
 }
 
 /// Removes silent nodes until the server stops.

@@ -143,6 +143,42 @@ async fn who_cannot_prove_a_registered_key_is_refused() {
     server.shutdown().await;
 }
 
+/// A beacon whose challenges are good for the second they were made in.
+#[tokio::test]
+async fn an_expired_challenge_is_refused() {
+    let mut config = compat();
+    config.compat = Some(CompatListen { challenge_max_age: 0, ..CompatListen::plain(loopback()) });
+    let server = server(config, 1).await;
+    let addr = server.compat_addr().unwrap();
+    let began = Instant::now();
+
+    let mut late = Ws::connect(addr).await.unwrap();
+    let asked = late.challenge().await;
+    // The beacon's clock is this machine's.
+    while unix_now() <= asked.ts.unwrap() {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The right node, the right key, the right signature.
+    assert_eq!(late.reply(&asked, 1, &key(1)).await, Event::Closed(1008, "auth failed".into()));
+    assert_eq!(timeout(PATIENCE, late.next()).await.unwrap(), Event::Gone);
+
+    // In time it is let in: at the second attempt if a second ended during the first.
+    loop {
+        assert!(began.elapsed() < PATIENCE);
+        match Ws::connect(addr).await.unwrap().answer(1, &key(1)).await {
+            Event::Text(text) => break assert_eq!(text, pilot_wire::compat::auth::OK),
+            refused => assert_eq!(refused, Event::Closed(1008, "auth failed".into())),
+        }
+    }
+    server.shutdown().await;
+}
+
+fn unix_now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    since.as_secs().try_into().unwrap()
+}
+
 #[tokio::test]
 async fn a_message_over_the_limit_ends_its_connection_only() {
     let server = server(compat(), 2).await;

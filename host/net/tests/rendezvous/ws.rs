@@ -69,10 +69,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Ws<S> {
         Ok(Ws(WebSocketStream::from_partially_read(stream, rest, Role::Client, Some(config)).await))
     }
 
+    /// What the beacon asks.
+    pub async fn challenge(&mut self) -> Challenge {
+        let Event::Text(text) = self.next().await else { panic!("no challenge") };
+        Challenge::decode(text.as_bytes()).unwrap()
+    }
+
     /// Answers the challenge; gives what the beacon says to that.
     pub async fn answer(&mut self, node: u32, key: &SigningKey) -> Event {
-        let Event::Text(text) = self.next().await else { panic!("no challenge") };
-        let asked = Challenge::decode(text.as_bytes()).unwrap();
+        let asked = self.challenge().await;
+        self.reply(&asked, node, key).await
+    }
+
+    /// Answers that challenge; gives what the beacon says to that.
+    pub async fn reply(&mut self, asked: &Challenge, node: u32, key: &SigningKey) -> Event {
         let signature = key.sign(asked.signed_bytes(node).as_bytes()).to_bytes();
         let reply = Reply::encode(node, key.verifying_key().as_bytes(), &signature);
         self.0.send(Message::text(reply)).await.unwrap();

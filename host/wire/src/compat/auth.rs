@@ -70,9 +70,14 @@ impl Challenge {
         }
     }
 
-    /// Whether the challenge is still good at `now` (unix seconds of the clock that made it).
+    /// Whether the challenge is still good at `now` (unix seconds of the clock that made it): at most [`MAX_AGE`] old.
     pub fn is_fresh(&self, now: i64) -> bool {
-        self.ts.is_none_or(|ts| now.checked_sub(ts).is_some_and(|age| (0..=MAX_AGE).contains(&age)))
+        self.is_fresh_within(now, MAX_AGE)
+    }
+
+    /// As [`is_fresh`](Self::is_fresh), for a beacon with another limit (whole seconds).
+    pub fn is_fresh_within(&self, now: i64, max_age: i64) -> bool {
+        self.ts.is_none_or(|ts| now.checked_sub(ts).is_some_and(|age| (0..=max_age).contains(&age)))
     }
 }
 

@@ -196,21 +196,22 @@ async fn challenge<S: AsyncRead + AsyncWrite + Unpin>(
             Some(Err(e)) => return Err(Refusal::new(e)),
         }
     };
-    judge(&asked, reply.as_bytes(), (senses.now)(), |node| key_of(node)).map_err(Refusal::new)
+    let fresh = asked.is_fresh_within((senses.now)(), senses.max_age);
+    judge(&asked, reply.as_bytes(), fresh, |node| key_of(node)).map_err(Refusal::new)
 }
 
 /// The beacon's questions to a reply, in the order of wss.md section 2.
 fn judge(
     asked: &Challenge,
     reply: &[u8],
-    now: i64,
+    fresh: bool,
     key_of: impl FnOnce(u32) -> Option<[u8; 32]>,
 ) -> Result<u32, String> {
     let text = |e: AuthError| e.to_string();
     let (node, signature) = Reply::decode_claim(reply).map_err(text)?;
     let key = key_of(node).ok_or_else(|| format!("unknown node_id {node}"))?;
     let signature = auth::decode_signature(&signature).map_err(text)?;
-    if !asked.is_fresh(now) {
+    if !fresh {
         return Err(format!("node {node}: the challenge has expired"));
     }
     if !verify_signature(&key, asked.signed_bytes(node).as_bytes(), &signature) {

@@ -57,15 +57,21 @@ pub struct CompatListen {
     pub tls: Option<CertificateFiles>,
     /// Clients at a time; further ones get HTTP 503.
     pub max_clients: usize,
+    /// Whole seconds after which a challenge is too old to be met.
+    pub challenge_max_age: u32,
 }
 
 impl CompatListen {
     /// How many clients there may be unless something else is said.
     pub const MAX_CLIENTS: usize = 16_384;
 
-    /// Plain HTTP on an address, with the default bound.
+    /// How old a challenge may become unless something else is said, seconds (wss.md section 2).
+    pub const CHALLENGE_MAX_AGE: u32 = pilot_wire::compat::auth::MAX_AGE as u32;
+
+    /// Plain HTTP on an address, with the default bounds.
     pub fn plain(addr: SocketAddr) -> Self {
-        Self { addr, tls: None, max_clients: Self::MAX_CLIENTS }
+        let (max_clients, challenge_max_age) = (Self::MAX_CLIENTS, Self::CHALLENGE_MAX_AGE);
+        Self { addr, tls: None, max_clients, challenge_max_age }
     }
 }
 
@@ -120,24 +126,26 @@ impl Counts {
     }
 }
 
-/// Where the challenge's clock and randomness come from; tests have their own.
+/// Where the challenge's clock and randomness come from, and how old it may become; tests have their own.
 #[derive(Clone)]
 pub(super) struct Senses {
     /// Unix seconds.
     pub now: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// 32 bytes nobody can guess.
     pub nonce: Arc<dyn Fn() -> Result<[u8; 32], getrandom::Error> + Send + Sync>,
+    /// Whole seconds.
+    pub max_age: i64,
 }
 
 impl Senses {
-    /// The system's.
-    pub fn real() -> Self {
+    /// The system's, and a limit in seconds.
+    pub fn real(max_age: u32) -> Self {
         let nonce = || {
             let mut nonce = [0; 32];
             getrandom::fill(&mut nonce)?;
             Ok(nonce)
         };
-        Self { now: Arc::new(super::desk::unix_now), nonce: Arc::new(nonce) }
+        Self { now: Arc::new(super::desk::unix_now), nonce: Arc::new(nonce), max_age: max_age.into() }
     }
 }
 

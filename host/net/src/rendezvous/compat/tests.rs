@@ -46,6 +46,7 @@ impl Rig {
         let senses = Senses {
             now: Arc::new(move || ticking.load(Ordering::Relaxed)),
             nonce: Arc::new(move || Ok(*random.lock().unwrap())),
+            max_age: CompatListen::CHALLENGE_MAX_AGE.into(),
         };
         let key_of = Arc::new(move |node| known.lock().unwrap().get(&node).copied());
         let (shared, bridge) =

@@ -134,6 +134,9 @@ fn udp_and_compat_hosts_are_each_others_equals() {
         let info = host.ok(&["info"]);
         assert_eq!((&info["transport"], &info["compat"]["state"]), (&"compat".into(), &"connected".into()));
         assert_eq!(info["compat"]["reconnects"], 0, "{info}");
+        let shown = host.text(&["info"]);
+        assert!(shown.contains("none of its own, reached over its beacon"), "{shown}");
+        assert!(host.text(&["peers"]).contains("over the beacon"));
         let peers = host.ok(&["peers"])["peers"].as_array().unwrap().clone();
         assert_eq!(peers.len(), 2);
         assert!(peers.iter().all(|p| p["transport"] == "compat" && p["relay"] == true), "{peers:?}");

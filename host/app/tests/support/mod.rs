@@ -255,6 +255,15 @@ impl Node {
         envelope["data"].clone()
     }
 
+    /// What a command that must succeed shows to people.
+    pub fn text(&self, args: &[&str]) -> String {
+        let mut command = Command::new(CTL);
+        command.arg("--socket").arg(self.socket()).args(args).env("PILOT_HOME", &self.dir);
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
     /// The error object of a command that must fail.
     pub fn fails(&self, args: &[&str]) -> Value {
         let out = self.ctl(args);

@@ -72,7 +72,7 @@ fn info_text(out: &Out, i: &Value) -> String {
         ("Version", with_commit(text(i, "version"), text(i, "commit"))),
         ("Uptime", uptime(i["uptime_secs"].as_f64().unwrap_or(0.0))),
         ("Registry", registered),
-        ("Endpoint", text(i, "endpoint").to_owned()),
+        ("Endpoint", endpoint_text(i)),
         ("Transport", transport_text(out, i)),
         ("Networks", networks.join(", ")),
         ("Peers", peers),
@@ -88,6 +88,14 @@ fn info_text(out: &Out, i: &Value) -> String {
             },
         ),
     ])
+}
+
+/// Where others reach the node. With the compat transport the registry fills in an address that nobody can use.
+fn endpoint_text(info: &Value) -> String {
+    match info["compat"].is_object() {
+        true => "none of its own, reached over its beacon".to_owned(),
+        false => text(info, "endpoint").to_owned(),
+    }
 }
 
 /// How the daemon's datagrams travel; with the compat transport, how that is going.
@@ -145,6 +153,7 @@ pub(crate) async fn peers(ctx: &Context, args: Peers) -> Outcome {
         row![
             number(p, "node_id").to_string(),
             match text(p, "endpoint") {
+                _ if text(p, "transport") == "compat" => "over the beacon".to_owned(),
                 "" => "-".to_owned(),
                 endpoint => endpoint.to_owned(),
             },

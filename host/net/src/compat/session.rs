@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::SplitSink;
-use futures_util::{SinkExt as _, Stream, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, Stream, StreamExt as _};
 use pilot_wire::beacon;
 use pilot_wire::compat::Close;
 use pilot_wire::tunnel::is_beacon_message;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -22,6 +23,9 @@ use crate::websocket::close_frame;
 
 /// How long a closing connection may take to say so.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Messages handed to the driver after which it is woken at the latest.
+const WAKE_EVERY: usize = 64;
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -73,20 +77,42 @@ impl Ways<'_> {
         end
     }
 
-    /// Hands messages to the driver; waits while its queue is full, so that TCP slows the beacon down.
+    /// Hands messages to the driver; waits while its queue is full, so that TCP slows the beacon down. The driver is woken
+    /// once for all messages that came together: each wake-up is two calls of the system and, often, another thread's turn.
     async fn read(
         &self,
         source: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
         pong: &watch::Sender<u64>,
     ) -> (String, Option<Close>) {
+        // Handed over and not yet said.
+        let mut unsaid = 0;
         loop {
-            match source.next().await {
+            let next = match source.next().now_or_never() {
+                Some(next) if unsaid < WAKE_EVERY => next,
+                ready => {
+                    if std::mem::take(&mut unsaid) > 0 {
+                        self.shared.signal();
+                    }
+                    match ready {
+                        Some(next) => next,
+                        None => source.next().await,
+                    }
+                }
+            };
+            match next {
                 Some(Ok(Message::Binary(data))) if is_beacon_message(&data) => {
                     self.shared.received.fetch_add(1, Ordering::Relaxed);
-                    if self.to_driver.send(data).await.is_err() {
+                    let handed = match self.to_driver.try_send(data) {
+                        Err(TrySendError::Full(data)) => {
+                            self.shared.signal();
+                            self.to_driver.send(data).await.is_ok()
+                        }
+                        done => done.is_ok(),
+                    };
+                    if !handed {
                         return ("the driver has ended".to_owned(), Some(Close::CLIENT_ENDS));
                     }
-                    self.shared.signal();
+                    unsaid += 1;
                 }
                 // Nothing of the beacon's protocol. A bare tunnel frame in particular must not reach the engine, which
                 // would answer it in kind.

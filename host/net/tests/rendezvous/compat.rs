@@ -167,7 +167,10 @@ async fn an_expired_challenge_is_refused() {
     loop {
         assert!(began.elapsed() < PATIENCE);
         match Ws::connect(addr).await.unwrap().answer(1, &key(1)).await {
-            Event::Text(text) => break assert_eq!(text, pilot_wire::compat::auth::OK),
+            Event::Text(text) => {
+                assert_eq!(text, pilot_wire::compat::auth::OK);
+                break;
+            }
             refused => assert_eq!(refused, Event::Closed(1008, "auth failed".into())),
         }
     }

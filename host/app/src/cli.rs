@@ -195,7 +195,9 @@ impl RunArgs {
                   pilot-host rendezvous ... --compat-listen 0.0.0.0:443 --compat-cert chain.pem --compat-key key.pem\n\n\
                   A standby for it, on another machine (PILOT_REPLICATION_TOKEN the same on both):\n  \
                   pilot-host rendezvous --registry 0.0.0.0:9000 --beacon 0.0.0.0:9001 --standby-of HOST:9000 \
-                  --standby-of-fingerprint HEX"
+                  --standby-of-fingerprint HEX\n\n\
+                  One for a script, on free ports; its first line on standard output says where it is:\n  \
+                  pilot-host rendezvous --registry 127.0.0.1:0 --beacon 127.0.0.1:0 --json"
 )]
 pub struct RendezvousArgs {
     /// Something else than serving.
@@ -262,6 +264,10 @@ pub struct RendezvousArgs {
     /// Log format: text or json.
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Print one line of JSON to standard output once it serves: registry, beacon (IP:PORT), compat, dashboard (URL) and
+    /// fingerprint, null for what there is not. Ports that were given as 0 are then known.
+    #[arg(long)]
+    pub json: bool,
     /// The process that started this one, which must not be outlived; for the network runner.
     #[arg(long, env = crate::runner::process::PARENT_VARIABLE, hide = true)]
     pub parent_pid: Option<i32>,

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pilot_net::rendezvous::{Follow, RendezvousConfig, RendezvousServer};
+use pilot_net::rendezvous::{Follow, Limits, RendezvousConfig, RendezvousServer};
 use pilot_net::tls::{ClientTls, ServerTls};
 use pilot_wire::compat::BEACON_PLACEHOLDER;
+use serde_json::json;
 use tracing::info;
 
 use crate::config::{Config, RegistryTls, RendezvousSettings, RendezvousTls};
@@ -89,6 +90,18 @@ pub async fn start(settings: &RendezvousSettings) -> anyhow::Result<RendezvousSe
         ..RendezvousConfig::default()
     };
     config.beacon.relay_per_second = settings.relay_limit;
+    let limits = &settings.limits;
+    config.limits = Limits {
+        connections: limits.connections,
+        slow_above: limits.slow_above,
+        close_above: limits.close_above,
+        close_above_together: limits.close_above_together,
+        ..config.limits
+    };
+    config.registry.reap_after = limits.reap_after;
+    config.registry.registrations_per_minute = limits.registrations_per_minute;
+    config.registry.unlimited.clone_from(&limits.unlimited);
+    config.beacon.unlimited.extend_from_slice(&limits.unlimited);
     config.registry.replication_token = given(&settings.replication_token);
     if let Some(primary) = &settings.primary {
         let tls = primary.fingerprint.as_deref().map(ClientTls::pinned).transpose()?;
@@ -105,17 +118,40 @@ pub async fn start(settings: &RendezvousSettings) -> anyhow::Result<RendezvousSe
     if let Some(fingerprint) = server.fingerprint() {
         info!(fingerprint, "the registry speaks TLS; nodes pin it with --registry-fingerprint");
     }
-    if let (Some(addr), Some(listen)) = (server.compat_addr(), &settings.compat) {
-        let url = format!("{}://{addr}/v1/compat", if listen.tls.is_some() { "wss" } else { "ws" });
+    if let (Some(url), Some(listen)) = (compat_url(&server, settings), &settings.compat) {
         info!(%url, max_clients = listen.max_clients, "compat beacon listening, for nodes without UDP");
     }
-    if let Some(dashboard) = server.dashboard_addr() {
-        info!(url = %format!("http://{dashboard}/"), "dashboard listening");
+    if let Some(url) = dashboard_url(&server) {
+        info!(%url, "dashboard listening");
     }
     if let Some(primary) = &settings.primary {
         info!(primary = primary.addr, "standby: following, and answering what only reads");
     }
     Ok(server)
+}
+
+/// What `pilot-host rendezvous --json` prints once it serves: an object on one line, every member always there, null for
+/// what this rendezvous has not. Addresses are the bound ones; an unspecified one stands for all of the machine.
+pub fn announcement(server: &RendezvousServer, settings: &RendezvousSettings) -> String {
+    let line = json!({
+        "status": "ready",
+        "pid": std::process::id(),
+        "registry": server.registry_addr().to_string(),
+        "beacon": server.beacon_addr().to_string(),
+        "compat": compat_url(server, settings),
+        "dashboard": dashboard_url(server),
+        "fingerprint": server.fingerprint(),
+    });
+    line.to_string()
+}
+
+fn compat_url(server: &RendezvousServer, settings: &RendezvousSettings) -> Option<String> {
+    let scheme = if settings.compat.as_ref()?.tls.is_some() { "wss" } else { "ws" };
+    Some(format!("{scheme}://{}/v1/compat", server.compat_addr()?))
+}
+
+fn dashboard_url(server: &RendezvousServer) -> Option<String> {
+    Some(format!("http://{}/", server.dashboard_addr()?))
 }
 
 /// How this host's registry connections are secured. A rendezvous in this very process is known by its certificate.

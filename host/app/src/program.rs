@@ -25,7 +25,9 @@ pub fn main() -> ExitCode {
                     ExitCode::FAILURE
                 }
             },
-            None => tied(args.parent_pid, || with_config(rendezvous_config(&args), run::rendezvous)),
+            None => tied(args.parent_pid, || {
+                with_config(rendezvous_config(&args), |config| run::rendezvous(config, args.json))
+            }),
         },
         Command::Config(ConfigCommand::Example) => {
             print!("{}", example_toml());

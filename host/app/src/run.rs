@@ -1,6 +1,7 @@
 //! `pilot-host run`: puts the host together, keeps it running until it is asked to stop, takes it apart in order.
 //! The order is that of host/README.md, "Start and stop".
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -278,12 +279,17 @@ pub(crate) fn local_endpoint(bound: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Runs only the rendezvous until it is asked to stop.
+/// Runs only the rendezvous until it is asked to stop; with `announce` it says on standard output when it serves, and where
+/// ([`embedded::announcement`]).
 ///
 /// # Errors
 /// When an address cannot be bound.
-pub async fn rendezvous(config: Config) -> anyhow::Result<()> {
+pub async fn rendezvous(config: Config, announce: bool) -> anyhow::Result<()> {
     let server: RendezvousServer = embedded::start(&config.rendezvous).await?;
+    if announce {
+        // Whoever waits for the line may have gone; the rendezvous is not there for it alone.
+        let _ = writeln!(std::io::stdout(), "{}", embedded::announcement(&server, &config.rendezvous));
+    }
     stop_requested().await?;
     info!("shutting down");
     server.shutdown().await;

@@ -29,6 +29,8 @@ pub struct Settings {
     pub legacy_rotation: bool,
     /// New keys per source address and minute. `None`: no limit, as the newest peer has none.
     pub registrations_per_minute: Option<u32>,
+    /// Addresses without limits on registrations and (by the driver) on requests per second. None by default.
+    pub unlimited: Vec<IpAddr>,
     /// Handshake requests waiting for one node; further ones are refused.
     pub inbox_requests: usize,
     /// Handshake answers waiting for one node; the oldest gives way. The peers keep any number.
@@ -64,6 +66,7 @@ impl Default for Settings {
             signed_registration: false,
             legacy_rotation: false,
             registrations_per_minute: None,
+            unlimited: Vec::new(),
             inbox_requests: 100,
             inbox_responses: 1_000,
             inbox_awaiting: 1_000,

@@ -186,7 +186,12 @@ fn float_text(float: f64) -> String {
 
 fn push_string(out: &mut String, text: &str) {
     out.push('"');
-    for c in text.chars() {
+    // Nearly all texts are plain from end to end and go over in one piece.
+    let plain = |b: u8| matches!(b, 0x20..=0x7f) && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&');
+    // What stops it is either ASCII or the first byte of a character.
+    let (start, rest) = text.split_at(text.bytes().position(|b| !plain(b)).unwrap_or(text.len()));
+    out.push_str(start);
+    for c in rest.chars() {
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),

@@ -103,6 +103,20 @@ pub fn example_toml() -> &'static str {
 # Datagrams per second that the beacon relays for one UDP endpoint or one WebSocket client; what goes beyond is lost.
 # 0: any number. UDP from this machine itself has no limit. Flag --relay-limit.
 #relay_limit = 4000
+# A node that was silent for this long leaves the directory; its number, key and trust stay.
+#reap_after = "30m"
+# Connections to the registry at a time; further ones are closed at once.
+#max_connections = 65536
+# Requests per second of one connection, counted since it was opened and looked at after 5 s: above the first number its
+# answers wait 10 ms each, above the second it is closed. requests_together: what all such connections may ask for in one
+# second before whoever asks next is closed; 0: any number.
+#requests_slow = 100
+#requests_close = 500
+#requests_together = 1000
+# New nodes per source address and minute; 0: any number.
+#registrations_per_minute = 0
+# IP addresses that these limits, and the beacon's on relay and punch requests, do not count.
+#unlimited = []
 # The keys below are for `pilot-host rendezvous` only. IP:PORT of the dashboard (HTTP); empty: none. Flag --dashboard.
 #dashboard = ""
 # Shows the networks' names to whoever opens the page with ?token=. Environment PILOT_DASHBOARD_TOKEN.

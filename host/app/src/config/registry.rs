@@ -1,9 +1,11 @@
 //! `[registry]` and `[rendezvous]`: which registry this host uses and how it believes it, and the one it may serve.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use pilot_net::rendezvous::{CertificateFiles, CompatListen};
+use pilot_net::rendezvous::{CertificateFiles, CompatListen, Limits};
+use pilot_rendezvous::Settings;
 
 use super::file::{Field, Given, Merger, RawRegistry, RawRendezvous, optional_path};
 use super::{ConfigError, TransportChoice};
@@ -41,6 +43,9 @@ pub enum RendezvousTls {
 
 /// What a beacon relays for one source in a second, as the Go peer's (beacon.md, "Limits").
 const RELAY_LIMIT: u32 = 4_000;
+/// Silence after which a node may at most, and at least, be removed: each reports once a minute.
+const MOST_SILENCE: Duration = Duration::from_secs(30 * 24 * 3600);
+const LEAST_SILENCE: Duration = Duration::from_secs(120);
 
 /// `[rendezvous]`
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +64,8 @@ pub struct RendezvousSettings {
     pub compat: Option<CompatListen>,
     /// Datagrams per second that the beacon relays for one source; `None`: any number.
     pub relay_limit: Option<u32>,
+    /// How much the registry takes from whom.
+    pub limits: RegistryLimits,
     /// Where the dashboard listens.
     pub dashboard: Option<SocketAddr>,
     /// Shows networks on the dashboard, or empty.
@@ -69,6 +76,25 @@ pub struct RendezvousSettings {
     pub primary: Option<PrimarySettings>,
 }
 
+/// What a registry takes from its clients, and how long it remembers silent ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryLimits {
+    /// Nodes silent for longer are removed from the directory.
+    pub reap_after: Duration,
+    /// Connections at a time.
+    pub connections: usize,
+    /// Requests per second of one connection, from which on its answers wait.
+    pub slow_above: u32,
+    /// Requests per second of one connection, from which on it is closed.
+    pub close_above: u32,
+    /// The same of all connections together; `None`: any number.
+    pub close_above_together: Option<u32>,
+    /// New keys per source address and minute; `None`: any number.
+    pub registrations_per_minute: Option<u32>,
+    /// Addresses that none of the limits per second or minute count, relay and punch included.
+    pub unlimited: Vec<IpAddr>,
+}
+
 /// The registry that a standby follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrimarySettings {
@@ -76,6 +102,17 @@ pub struct PrimarySettings {
     pub addr: String,
     /// The fingerprint of its certificate; `None`: it speaks in the clear.
     pub fingerprint: Option<String>,
+}
+
+/// The keys of `[rendezvous]` that become [`RegistryLimits`].
+struct RawLimits {
+    reap_after: Field<String>,
+    max_connections: Field<usize>,
+    requests_slow: Field<u32>,
+    requests_close: Field<u32>,
+    requests_together: Field<u32>,
+    registrations_per_minute: Field<u32>,
+    unlimited: Field<Vec<String>>,
 }
 
 type RegistryParts = (Option<String>, Vec<String>, RegistryTls);
@@ -230,6 +267,63 @@ impl Merger<'_> {
         Ok(Some(CompatListen { addr, tls, max_clients, challenge_max_age }))
     }
 
+    /// From the file alone. `raw`: the keys of the table that are about limits.
+    fn registry_limits(&self, raw: RawLimits) -> Result<RegistryLimits, ConfigError> {
+        let (registry, tcp) = (Settings::default(), Limits::default());
+        let positive = |key: &'static str, file: Field<u32>, default: u32| {
+            let given = self.pick(key, &None, file, default);
+            let text = "0 would answer nobody; give the number of requests a second";
+            if given.value == 0 { Err(self.bad(&given, key, text.to_owned())) } else { Ok(given.value) }
+        };
+        let any = |key: &'static str, file: Field<u32>, default: Option<u32>| {
+            Some(self.pick(key, &None, file, default.unwrap_or(0)).value).filter(|limit| *limit > 0)
+        };
+        let reap_after = match raw.reap_after {
+            None => registry.reap_after,
+            given => {
+                let given = self.pick("rendezvous.reap_after", &None, given, String::new());
+                let reap_after = self.duration_up_to("rendezvous.reap_after", &given, MOST_SILENCE)?;
+                if reap_after < LEAST_SILENCE {
+                    let text = "nodes report once a minute; give at least 2m";
+                    return Err(self.bad(&given, "rendezvous.reap_after", text.to_owned()));
+                }
+                reap_after
+            }
+        };
+        let connections =
+            self.pick("rendezvous.max_connections", &None, raw.max_connections, tcp.connections);
+        if connections.value == 0 {
+            let text = "0 connections is nobody; give at least 1";
+            return Err(self.bad(&connections, "rendezvous.max_connections", text.to_owned()));
+        }
+        let listed = self.pick("rendezvous.unlimited", &None, raw.unlimited, Vec::new());
+        let mut unlimited = Vec::new();
+        for text in &listed.value {
+            let addr: IpAddr = text.trim().parse().map_err(|_| {
+                let text = format!("{text:?} is no IP address; give addresses such as \"192.0.2.7\"");
+                self.bad(&listed, "rendezvous.unlimited", text)
+            })?;
+            unlimited.push(addr.to_canonical());
+        }
+        Ok(RegistryLimits {
+            reap_after,
+            connections: connections.value,
+            slow_above: positive("rendezvous.requests_slow", raw.requests_slow, tcp.slow_above)?,
+            close_above: positive("rendezvous.requests_close", raw.requests_close, tcp.close_above)?,
+            close_above_together: any(
+                "rendezvous.requests_together",
+                raw.requests_together,
+                tcp.close_above_together,
+            ),
+            registrations_per_minute: any(
+                "rendezvous.registrations_per_minute",
+                raw.registrations_per_minute,
+                registry.registrations_per_minute,
+            ),
+            unlimited,
+        })
+    }
+
     pub(super) fn rendezvous(&self, raw: RawRendezvous) -> Result<RendezvousSettings, ConfigError> {
         let over = self.over;
         let at = |flag, over: &Option<String>, file, default: &str| {
@@ -259,6 +353,15 @@ impl Merger<'_> {
                 raw.compat_challenge_age,
             )?,
             relay_limit: Some(relay_limit.value).filter(|limit| *limit > 0),
+            limits: self.registry_limits(RawLimits {
+                reap_after: raw.reap_after,
+                max_connections: raw.max_connections,
+                requests_slow: raw.requests_slow,
+                requests_close: raw.requests_close,
+                requests_together: raw.requests_together,
+                registrations_per_minute: raw.registrations_per_minute,
+                unlimited: raw.unlimited,
+            })?,
             dashboard: match dashboard.value.is_empty() {
                 true => None,
                 false => Some(self.socket_addr("rendezvous.dashboard", &dashboard)?),

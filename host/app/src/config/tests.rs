@@ -54,6 +54,32 @@ fn compat_clients_need_an_address_and_a_whole_certificate() {
 }
 
 #[test]
+fn limits_of_the_registry_are_settings() {
+    let limits = |text: &str| parse(&format!("[rendezvous]\n{text}")).map(|c| c.rendezvous.limits);
+    let plain = limits("").unwrap();
+    assert_eq!((plain.slow_above, plain.close_above, plain.close_above_together), (100, 500, Some(1_000)));
+    assert_eq!((plain.reap_after.as_secs(), plain.registrations_per_minute), (1_800, None));
+    let set = limits(
+        "reap_after = '1h'\nmax_connections = 9\nrequests_slow = 1\nrequests_close = 2\nrequests_together = 0\n\
+         registrations_per_minute = 10\nunlimited = ['192.0.2.7', '::ffff:192.0.2.8']",
+    )
+    .unwrap();
+    assert_eq!((set.reap_after.as_secs(), set.connections), (3_600, 9));
+    assert_eq!((set.slow_above, set.close_above, set.close_above_together), (1, 2, None));
+    let hosts: Vec<String> = set.unlimited.iter().map(ToString::to_string).collect();
+    assert_eq!((set.registrations_per_minute, hosts.join(" ")), (Some(10), "192.0.2.7 192.0.2.8".into()));
+    for (text, key) in [
+        ("reap_after = '5s'", "rendezvous.reap_after"),
+        ("reap_after = 'soon'", "rendezvous.reap_after"),
+        ("max_connections = 0", "rendezvous.max_connections"),
+        ("requests_slow = 0", "rendezvous.requests_slow"),
+        ("unlimited = ['localhost']", "rendezvous.unlimited"),
+    ] {
+        assert_eq!(limits(text).unwrap_err().key, key, "{text}");
+    }
+}
+
+#[test]
 fn example_names_every_key() {
     // A misspelt key fails above; a forgotten one fails here, because the reader lists what it knows.
     let settings = ["plugins.settings.x", "plugins.settings.x.process", "plugins.settings.x.capabilities"];

@@ -31,6 +31,7 @@ pub async fn run() -> Result<()> {
             accepts_per_second: u32::MAX,
             slow_above: u32::MAX,
             close_above: u32::MAX,
+            close_above_together: None,
             ..Limits::default()
         },
         ..RendezvousConfig::default()

@@ -72,7 +72,7 @@ impl Default for RendezvousConfig {
 }
 
 /// Bounds of the TCP side (registry.md sections 1 and 4). The defaults are the newest peer's unless a field says
-/// otherwise.
+/// otherwise. Those on requests per second do not count the sources that the registry's settings call unlimited.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at a time; further ones are accepted and closed. The peer allows 1,100,000.
@@ -95,6 +95,9 @@ pub struct Limits {
     pub slow_above: u32,
     /// A connection older than 5 s that has made more requests per second than this is closed.
     pub close_above: u32,
+    /// Requests per second of all connections older than 5 s together; whoever makes one more is closed. `None`: any
+    /// number.
+    pub close_above_together: Option<u32>,
 }
 
 impl Default for Limits {
@@ -109,6 +112,7 @@ impl Default for Limits {
             standbys: 16,
             slow_above: 100,
             close_above: 500,
+            close_above_together: Some(1_000),
         }
     }
 }

@@ -8,8 +8,9 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pilot_wire::registry::{
@@ -55,6 +56,8 @@ enum End {
     Stuck,
     #[error("more than {0} requests per second")]
     TooFast(u32),
+    #[error("all connections together make more than {0} requests per second")]
+    TooFastTogether(u32),
     #[error("unsupported wire version {0}")]
     Version(u8),
     #[error("done")]
@@ -72,6 +75,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, source: 
         patience: Patience::new(shared),
         opened: Instant::now(),
         requests: 0,
+        unlimited: shared.unlimited.contains(&source.ip().to_canonical()),
     };
     match connection.run().await {
         Err(End::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {}
@@ -90,6 +94,8 @@ struct Connection<'a, S> {
     patience: Patience,
     opened: Instant,
     requests: u64,
+    /// Its source is on the list of those who may ask as often as they like.
+    unlimited: bool,
 }
 
 /// What ends the wait for a request: the client's time is up, or the server's.
@@ -98,7 +104,10 @@ struct Patience {
     deadline: Instant,
     /// Goes off at the deadline or before; setting it anew for each request would cost more than most requests do.
     timer: Pin<Box<Sleep>>,
+    /// Knows this connection's task from the first look on, and is looked at again when the server is stopping: looking
+    /// takes locks that all connections share.
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    watching: bool,
 }
 
 impl Patience {
@@ -109,7 +118,8 @@ impl Patience {
             idle,
             deadline,
             timer: Box::pin(sleep_until(deadline)),
-            stop: Box::pin(shared.stop.clone().cancelled_owned()),
+            stop: Box::pin(shared.stop.token().cancelled_owned()),
+            watching: false,
         }
     }
 
@@ -118,18 +128,20 @@ impl Patience {
         self.deadline = Instant::now() + self.idle;
     }
 
-    async fn end(&mut self) -> End {
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut self.stop => return End::Done,
-                () = &mut self.timer => {}
+    fn poll_end(&mut self, stopping: bool, cx: &mut Context<'_>) -> Poll<End> {
+        if !self.watching || stopping {
+            self.watching = true;
+            if self.stop.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Done);
             }
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= self.deadline {
-                return End::Idle(self.idle);
+                return Poll::Ready(End::Idle(self.idle));
             }
             self.timer.as_mut().reset(self.deadline);
         }
+        Poll::Pending
     }
 }
 
@@ -225,11 +237,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         if !self.intake.make_room(missing, &self.shared.memory) {
             return Err(End::Memory);
         }
-        tokio::select! {
-            biased;
-            end = self.patience.end() => Err(end),
-            read = self.intake.read(&mut self.stream) => Ok(read?),
+        let stop = &self.shared.stop;
+        if stop.has_begun() {
+            return Err(End::Done);
         }
+        let mut read = pin!(self.intake.read(&mut self.stream));
+        let patience = &mut self.patience;
+        // What there is comes first; only who has to wait looks at the clock.
+        poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(read) => Poll::Ready(read.map_err(End::from)),
+            Poll::Pending => patience.poll_end(stop.has_begun(), cx).map(Err),
+        })
+        .await
     }
 
     /// One request is done.
@@ -272,9 +291,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     /// Counts a request, and slows down or ends a connection that makes too many.
     async fn heed_rate(&mut self) -> Result<(), End> {
         self.requests += 1;
+        if self.unlimited {
+            return Ok(());
+        }
         let age = self.opened.elapsed();
         if age < RATE_AFTER {
             return Ok(());
+        }
+        if let Some(limit) = self.shared.limits.close_above_together
+            && !self.shared.together.count(limit)
+        {
+            return Err(End::TooFastTogether(limit));
         }
         let over = |per_second: u32| self.requests > u64::from(per_second).saturating_mul(age.as_secs());
         if over(self.shared.limits.close_above) {
@@ -284,6 +311,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             sleep(RATE_PAUSE).await;
         }
         Ok(())
+    }
+}
+
+/// Requests of the present second, over all connections.
+#[derive(Debug)]
+pub(super) struct Together {
+    started: Instant,
+    /// The second since then, and behind it how many.
+    second: AtomicU64,
+}
+
+impl Default for Together {
+    fn default() -> Self {
+        Self { started: Instant::now(), second: AtomicU64::default() }
+    }
+}
+
+impl Together {
+    /// Counts one more; whether it is among the first `limit` of its second.
+    fn count(&self, limit: u32) -> bool {
+        let now = self.started.elapsed().as_secs() << 32;
+        let next = |seen: u64| Some(if seen >> 32 == now >> 32 { seen.saturating_add(1) } else { now | 1 });
+        // It always takes place. A count runs into the next second only at four billion requests.
+        let before = self.second.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let (Ok(before) | Err(before)) = before;
+        before >> 32 != now >> 32 || before & u64::from(u32::MAX) < u64::from(limit)
     }
 }
 
@@ -303,4 +356,96 @@ fn check_elements(body: &[u8], limit: usize) -> Result<(), End> {
         return Err(End::TooComplex(limit));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use pilot_rendezvous::{Registry, Settings};
+    use pilot_wire::registry::{MSG_LOOKUP, PREAMBLE, encode_lookup_req};
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+    use tokio_util::task::TaskTracker;
+
+    use super::super::config::Limits;
+    use super::super::desk::Desk;
+    use super::super::stop::Stop;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_together_have_so_many_a_second() {
+        let together = Together::default();
+        for _ in 0..3 {
+            assert_eq!([0; 5].map(|_| together.count(4)), [true, true, true, true, false]);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// A connection on a paused clock.
+    struct Client(DuplexStream);
+
+    impl Client {
+        async fn new(limits: Limits, unlimited: bool) -> Self {
+            let source: SocketAddr = "192.0.2.1:4000".parse().unwrap();
+            let (desk, errands) = Desk::new(Registry::new(Settings::default()), None);
+            let unlimited = if unlimited { vec![source.ip()] } else { Vec::new() };
+            let (tasks, stop) = (TaskTracker::new(), Stop::default());
+            let shared = Shared::new(std::sync::Arc::new(desk), limits, unlimited, tasks, stop);
+            let (mut client, server) = duplex(4096);
+            tokio::spawn(async move {
+                serve(server, source, &shared).await;
+                drop(errands);
+            });
+            client.write_all(&PREAMBLE).await.unwrap();
+            Self(client)
+        }
+
+        /// Asks so often; gives how many answers came before the connection was closed.
+        async fn ask(&mut self, times: usize) -> usize {
+            let mut request = Vec::new();
+            encode_frame(MSG_LOOKUP, &encode_lookup_req(7), &mut request).unwrap();
+            for done in 0..times {
+                if self.0.write_all(&request).await.is_err() {
+                    return done;
+                }
+                let Ok(len) = self.0.read_u32().await else { return done };
+                let mut answer = vec![0; usize::try_from(len).unwrap()];
+                self.0.read_exact(&mut answer).await.unwrap();
+            }
+            times
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_too_often_is_slowed_down_and_then_let_go() {
+        let mut client = Client::new(Limits::default(), false).await;
+        assert_eq!(client.ask(700).await, 700, "the first seconds count afterwards only");
+        tokio::time::advance(Duration::from_secs(6)).await;
+        let before = Instant::now();
+        assert_eq!(client.ask(1).await, 1);
+        assert!(before.elapsed() >= RATE_PAUSE);
+
+        let mut client = Client::new(Limits::default(), false).await;
+        assert_eq!(client.ask(3_000).await, 3_000);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(client.ask(1).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_old_connections_share_one_limit() {
+        let limits = Limits { close_above_together: Some(3), ..Limits::default() };
+        let mut client = Client::new(limits, false).await;
+        assert_eq!(client.ask(10).await, 10, "young ones are not counted");
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(client.ask(10).await, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn listed_sources_have_no_limit() {
+        let limits = Limits { close_above_together: Some(3), ..Limits::default() };
+        let mut client = Client::new(limits, true).await;
+        assert_eq!(client.ask(3_000).await, 3_000);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        let before = Instant::now();
+        assert_eq!(client.ask(10).await, 10);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+    }
 }

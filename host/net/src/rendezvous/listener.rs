@@ -1,6 +1,6 @@
 //! Accepting connections of the registry: how many, how fast, and what to do when the system refuses.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::Limits;
-use super::connection;
+use super::connection::{self, Together};
 use super::desk::Desk;
+use super::stop::Stop;
 
 /// How long after the start new connections are throttled.
 const THROTTLED: Duration = Duration::from_secs(60);
@@ -31,10 +31,13 @@ pub(super) struct Shared {
     pub desk: Arc<Desk>,
     pub limits: Limits,
     pub tasks: TaskTracker,
-    pub stop: CancellationToken,
+    pub stop: Stop,
     connections: Arc<Semaphore>,
     /// In units of [`MEMORY_UNIT`].
     pub memory: Arc<Semaphore>,
+    /// Sources without limits on their requests.
+    pub unlimited: Arc<[IpAddr]>,
+    pub together: Arc<Together>,
     /// Standbys that may follow at a time.
     pub feeds: Arc<Semaphore>,
     /// Large requests are decoded one after the other: decoded they take many times their size.
@@ -42,7 +45,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(desk: Arc<Desk>, limits: Limits, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub fn new(
+        desk: Arc<Desk>,
+        limits: Limits,
+        unlimited: Vec<IpAddr>,
+        tasks: TaskTracker,
+        stop: Stop,
+    ) -> Self {
         let permits = |n: usize| Arc::new(Semaphore::new(n.min(Semaphore::MAX_PERMITS)));
         Self {
             desk,
@@ -51,6 +60,8 @@ impl Shared {
             stop,
             connections: permits(limits.connections),
             memory: permits(limits.request_memory / MEMORY_UNIT),
+            unlimited: unlimited.into(),
+            together: Arc::default(),
             feeds: permits(limits.standbys),
             decoding: permits(1),
         }
@@ -65,7 +76,7 @@ pub(super) async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, shared:
     let mut second = (started, 0);
     loop {
         let accepted = tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = shared.stop.wait() => return,
             accepted = listener.accept() => accepted,
         };
         let (stream, source) = match accepted {
@@ -104,7 +115,7 @@ pub(super) async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, shared:
 /// One connection inside TLS; a client that does not finish the handshake in time is let go.
 async fn serve_tls(tls: &TlsAcceptor, stream: TcpStream, source: SocketAddr, shared: &Shared) {
     let handshake = tokio::select! {
-        () = shared.stop.cancelled() => return,
+        () = shared.stop.wait() => return,
         handshake = timeout(HANDSHAKE, tls.accept(stream)) => handshake,
     };
     match handshake {
@@ -127,9 +138,9 @@ async fn throttle(shared: &Shared, (began, count): (Instant, u32)) -> (Instant, 
     (began, count + 1)
 }
 
-async fn pause(stop: &CancellationToken, time: Duration) {
+async fn pause(stop: &Stop, time: Duration) {
     tokio::select! {
-        () = stop.cancelled() => {}
+        () = stop.wait() => {}
         () = sleep(time) => {}
     }
 }

@@ -31,6 +31,7 @@ mod import;
 mod intake;
 mod listener;
 mod replication;
+mod stop;
 mod store;
 mod verifier;
 mod webhook;
@@ -52,6 +53,7 @@ pub use config::{Follow, Limits, RendezvousConfig};
 use dashboard::Dashboard;
 use desk::Desk;
 pub use import::{ImportError, Imported, import};
+use stop::Stop;
 pub use store::RedbStore;
 
 /// How often silent nodes are looked for.
@@ -69,7 +71,7 @@ pub struct RendezvousServer {
     desk: Arc<Desk>,
     committer: Option<Committer>,
     tasks: TaskTracker,
-    stop: CancellationToken,
+    stop: Stop,
     fingerprint: Option<String>,
     /// Checking signatures goes on for as long as some request is being worked on.
     _verifiers: JoinSet<()>,
@@ -139,13 +141,16 @@ impl RendezvousServer {
                 (Some(committer), records)
             }
         };
+        let unlimited = settings.unlimited.clone();
         let registry = Registry::restore(settings, records, desk::unix_now())?;
         let (desk, errands) = Desk::new(registry, committer.as_ref().map(Committer::sender));
         let desk = Arc::new(desk);
 
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, ending) = (TaskTracker::new(), Stop::default());
+        let stop = ending.token();
         let dashboard_addr = dashboard.as_ref().map(Dashboard::addr);
-        let shared = listener::Shared::new(desk.clone(), config.limits, tasks.clone(), stop.clone());
+        let shared =
+            listener::Shared::new(desk.clone(), config.limits, unlimited, tasks.clone(), ending.clone());
         tasks.spawn(listener::run(listener, config.tls.map(|t| t.acceptor()), shared));
         let (compat_addr, bridge) = match compat {
             None => (None, None),
@@ -175,7 +180,7 @@ impl RendezvousServer {
             let run = dashboard.run(desk.clone(), counts, tasks.clone(), stop.clone());
             tasks.spawn(run);
         }
-        tasks.spawn(clerk(desk.clone(), stop.clone()));
+        tasks.spawn(clerk(desk.clone(), stop));
         tasks.close();
         let mut verifiers = JoinSet::new();
         for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
@@ -190,7 +195,7 @@ impl RendezvousServer {
             desk,
             committer,
             tasks,
-            stop,
+            stop: ending,
             fingerprint,
             _verifiers: verifiers,
         })
@@ -229,7 +234,7 @@ impl RendezvousServer {
     /// Stops accepting, lets running requests finish for a few seconds, writes what is left to the store, and returns
     /// when it is closed.
     pub async fn shutdown(mut self) {
-        self.stop.cancel();
+        self.stop.begin();
         if tokio::time::timeout(FAREWELL, self.tasks.wait()).await.is_err() {
             tracing::warn!("rendezvous: some connections did not finish in time");
         }
@@ -242,7 +247,7 @@ impl RendezvousServer {
 
 impl Drop for RendezvousServer {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.stop.begin();
     }
 }
 

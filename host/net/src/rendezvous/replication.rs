@@ -48,7 +48,7 @@ pub(super) async fn feed(
     let mut byte = [0; 1];
     loop {
         tokio::select! {
-            () = shared.stop.cancelled() => return Ok(()),
+            () = shared.stop.wait() => return Ok(()),
             read = reader.read(&mut byte) => return read.map(drop),
             _ = ticks.tick() => {}
         }

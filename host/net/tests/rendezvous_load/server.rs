@@ -37,6 +37,7 @@ fn load_server() {
         accepts_per_second: u32::MAX,
         slow_above: u32::MAX,
         close_above: u32::MAX,
+        close_above_together: None,
         ..Limits::default()
     };
     let tls = std::env::var_os(CERTIFICATE).map(|dir| {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use pilot_wire::registry::{
-    HeartbeatResp, LookupResult, MSG_ERROR, MSG_HEARTBEAT, MSG_HEARTBEAT_OK, MSG_JSON, MSG_LOOKUP,
+    HeartbeatResp, LookupView, MSG_ERROR, MSG_HEARTBEAT, MSG_HEARTBEAT_OK, MSG_JSON, MSG_LOOKUP,
     MSG_LOOKUP_OK, MSG_RESOLVE, MSG_RESOLVE_OK, ResolveResult, decode_heartbeat_req, decode_lookup_req,
     decode_message, decode_resolve_req, encode_error, encode_heartbeat_resp, encode_lookup_resp,
     encode_resolve_resp, unknown_message_type_text,
@@ -126,17 +126,16 @@ impl Registry {
     fn lookup_frame(&self, payload: &[u8]) -> Result<Vec<u8>, FrameRefusal> {
         let id = decode_lookup_req(payload)?;
         let node = self.state.node(id).ok_or(Refusal::NodeNotFoundBinary(id))?;
-        let key = self.state.identity(id).map(|i| i.key.as_bytes().to_vec()).unwrap_or_default();
-        Ok(encode_lookup_resp(&LookupResult {
+        Ok(encode_lookup_resp(LookupView {
             node_id: id,
             public: node.public,
             task_exec: node.task_exec,
-            networks: self.all_networks(id),
-            pub_key: key,
-            hostname: node.hostname().to_owned(),
-            tags: node.tags.clone(),
-            real_addr: if node.public { self.reachable_at(node).to_owned() } else { String::new() },
-            external_id: String::new(),
+            networks: &self.all_networks(id),
+            pub_key: self.state.identity(id).map_or(&[][..], |i| i.key.as_bytes()),
+            hostname: node.hostname(),
+            tags: &node.tags,
+            real_addr: if node.public { self.reachable_at(node) } else { "" },
+            external_id: "",
         }))
     }
 

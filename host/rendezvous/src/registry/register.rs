@@ -105,7 +105,10 @@ impl Registry {
         }
         let source = call.source.ip().to_canonical();
         match self.settings.registrations_per_minute {
-            Some(limit) if !self.quota.take(source, call.now, limit) => {
+            Some(limit)
+                if !self.settings.unlimited.contains(&source)
+                    && !self.quota.take(source, call.now, limit) =>
+            {
                 Err(Refusal::TooManyRegistrations(source))
             }
             _ => Ok(()),

@@ -31,6 +31,45 @@ pub struct LookupResult {
     pub external_id: String,
 }
 
+/// What a [`LookupResult`] says, borrowed from where a server keeps it. The fields are the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LookupView<'a> {
+    /// The node.
+    pub node_id: u32,
+    /// Whether everyone may resolve it.
+    pub public: bool,
+    /// Whether it runs tasks (older versions).
+    pub task_exec: bool,
+    /// Networks it is a member of.
+    pub networks: &'a [u16],
+    /// Raw Ed25519 key.
+    pub pub_key: &'a [u8],
+    /// Hostname.
+    pub hostname: &'a str,
+    /// Tags.
+    pub tags: &'a [String],
+    /// `host:port`, empty unless the node is public.
+    pub real_addr: &'a str,
+    /// Verified external identity.
+    pub external_id: &'a str,
+}
+
+impl<'a> From<&'a LookupResult> for LookupView<'a> {
+    fn from(result: &'a LookupResult) -> Self {
+        Self {
+            node_id: result.node_id,
+            public: result.public,
+            task_exec: result.task_exec,
+            networks: &result.networks,
+            pub_key: &result.pub_key,
+            hostname: &result.hostname,
+            tags: &result.tags,
+            real_addr: &result.real_addr,
+            external_id: &result.external_id,
+        }
+    }
+}
+
 /// `EncodeLookupReq`.
 pub const fn encode_lookup_req(node_id: u32) -> [u8; 4] {
     node_id.to_be_bytes()
@@ -45,7 +84,8 @@ pub fn decode_lookup_req(payload: &[u8]) -> Result<u32, DecodeError> {
 }
 
 /// `EncodeLookupResp`: fields that are too long for their length byte are cut, as are lists too long for their count.
-pub fn encode_lookup_resp(result: &LookupResult) -> Vec<u8> {
+pub fn encode_lookup_resp<'a>(result: impl Into<LookupView<'a>>) -> Vec<u8> {
+    let result = result.into();
     let mut out = Vec::with_capacity(128);
     out.extend_from_slice(&result.node_id.to_be_bytes());
     let public = if result.public { FLAG_PUBLIC } else { 0 };
@@ -57,7 +97,7 @@ pub fn encode_lookup_resp(result: &LookupResult) -> Vec<u8> {
     for network in result.networks.iter().take(usize::from(count)) {
         out.extend_from_slice(&network.to_be_bytes());
     }
-    push_short(&mut out, &result.pub_key);
+    push_short(&mut out, result.pub_key);
     push_short(&mut out, result.hostname.as_bytes());
     let count = u8::try_from(result.tags.len()).unwrap_or(u8::MAX);
     out.push(count);

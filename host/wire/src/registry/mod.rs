@@ -25,7 +25,7 @@ pub use heartbeat::{
     decode_heartbeat_resp, encode_heartbeat_req, encode_heartbeat_resp,
 };
 pub use lookup::{
-    LookupResult, decode_lookup_req, decode_lookup_resp, encode_lookup_req, encode_lookup_resp,
+    LookupResult, LookupView, decode_lookup_req, decode_lookup_resp, encode_lookup_req, encode_lookup_resp,
 };
 pub use message::{
     MessageError, decode_message, encode_message, encode_raw_message, read_message, split_message,

@@ -183,6 +183,13 @@ fn new_keys_can_be_limited_per_source() {
     rig.ok("register", register(1));
     rig.now += 60;
     rig.ok("register", register(3));
+
+    let mut rig = Rig::with(|s| {
+        s.registrations_per_minute = Some(1);
+        s.unlimited = vec!["192.0.2.1".parse().unwrap()];
+    });
+    rig.join(1);
+    rig.join(2);
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Seat {
     }
 
     pub fn at(host: &Host) -> Seat {
-        Seat::new(&host.dir, &host.name)
+        Seat::new(&host.home, &host.name)
     }
 
     pub fn with(mut self, key: &str, value: &str) -> Seat {

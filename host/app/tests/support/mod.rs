@@ -258,8 +258,8 @@ impl Node {
     /// What a command that must succeed shows to people.
     pub fn text(&self, args: &[&str]) -> String {
         let mut command = Command::new(CTL);
-        command.arg("--socket").arg(self.socket()).args(args).env("PILOT_HOME", &self.dir);
-        let out = command.output().unwrap();
+        command.arg("--socket").arg(&self.socket).args(args);
+        let out = finished(command.env("PILOT_HOME", &self.home), b"");
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
     }

@@ -44,12 +44,12 @@ fn write(out: &mut String, view: &View) -> std::fmt::Result {
             grouped(stats.live_nodes as u64),
             format!("{} known", grouped(stats.known_nodes as u64)),
         ),
-        ("Trust pairs", grouped(stats.trust_pairs as u64), format!("{peers:.1} trusted peers a node")),
+        ("Trust pairs", grouped(stats.trust_pairs as u64), format!("{peers:.1} peers a node")),
         ("Networks", grouped(stats.networks as u64), "besides the backbone".to_owned()),
         (
             "Requests",
             grouped(view.requests()),
-            format!("{} refused, {} a day", grouped(stats.refused), rounded(view.requests_per_day())),
+            format!("{} refused, {}/day", grouped(stats.refused), rounded(view.requests_per_day())),
         ),
     ];
     for (label, value, note) in tiles.into_iter().chain(compat) {

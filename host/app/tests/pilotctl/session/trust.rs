@@ -24,7 +24,7 @@ fn asking_and_deciding() {
     stage(&plugins, &PLUGINS);
     let start = |name: &str| Host::start(dir.path(), name, &rendezvous, &plugins);
     let (alice, bob, carol, dave) = (start("alice"), start("bob"), start("carol"), start("dave"));
-    let ids = [&alice, &bob, &carol, &dave].map(Host::node_id);
+    let ids = [&alice, &bob, &carol, &dave].map(|host| host.node_id());
     assert_eq!(ids, [1, 2, 3, 4]);
     let [a, b, c, d] = [&alice, &bob, &carol, &dave].map(Seat::at);
 

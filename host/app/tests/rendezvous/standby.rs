@@ -39,10 +39,12 @@ fn hosts_find_each_other_through_the_standby_when_the_primary_is_killed() {
     runtime.block_on(async {
         let direct = RegistryClient::unsigned(standby.registry.as_str());
         let direct = direct.tls(Some(ClientTls::pinned(&pin).unwrap()));
-        let wanted = Map::from_iter([("node_id".to_owned(), bob.node_id().into())]);
+        // The pair is what comes last, and without it the standby would not say where a private node is.
+        let pair = [("node_id", alice.node_id()), ("peer_id", bob.node_id())];
+        let pair = Map::from_iter(pair.map(|(key, id)| (key.to_owned(), id.into())));
         let end = Instant::now() + PATIENCE;
-        while direct.call("lookup", wanted.clone()).await.is_err() {
-            assert!(Instant::now() < end, "the standby does not learn of the hosts");
+        while !direct.call("check_trust", pair.clone()).await.is_ok_and(|answer| answer["trusted"] == true) {
+            assert!(Instant::now() < end, "the standby does not learn that the hosts trust each other");
             tokio::task::yield_now().await;
         }
     });

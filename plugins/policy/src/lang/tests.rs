@@ -315,7 +315,7 @@ fn a_small_stack_is_enough_for_what_is_decided_where_it_is_asked() {
         nest("~", "if true { ~ } else { false }", "true"),
         nest("~", "any(peer_tags, {~})", "true"),
         nest("~", "any(peer_tags, 1 < len(#) + 1 < 30 and ~)", "true"),
-        nest("~", "any(map(peer_tags, [#]), let x = #; any(x, ~))", "true"),
+        nest("~", "any(map(peer_tags, [#]), any(#, ~))", "true"),
         nest("len(~) == 1", "[port, ~][1:]", "[1]"),
         nest("len(~) == 1", "{\"a\": ~}", "{\"a\": 1}"),
         nest("~ == \"tag-0\"", "peer_tags[0 * len(~)]", "\"tag-0\""),

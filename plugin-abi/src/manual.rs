@@ -315,24 +315,25 @@
 //!
 //! `scripts/bench abi` measures calls across a real plugin file, each beside the same call over plain `dyn` in the same
 //! process, in many short turns of which the fastest of each side counts (the median where another process is asked).
-//! Two runs on a busy virtual machine with two cores; the ratios were the same to a tenth:
+//! One run on a busy virtual machine with two cores, beside a compiler: read the ratios.
 //!
 //! | call | plain `dyn` | across the border | ratio |
 //! |---|---|---|---|
-//! | the host asks a plugin's trust store | 1.3 ns | 3.7 ns | 2.75 |
-//! | a plugin asks the daemon for its node id | 1.3 ns | 3.7 ns | 2.75 |
-//! | 1 KiB, 64 KiB lent to the host ([`Connection::write`](crate::Connection::write)) | 2.3 ns | 4.1 ns | 1.8 |
-//! | 1 KiB copied into a plugin's buffer ([`Connection::read`](crate::Connection::read)) | 8.3 ns | 11 ns | 1.3 |
-//! | 64 KiB copied | 1.7 µs | 1.7 µs | 1.0 |
-//! | a spawned future polled: 1 KiB to an echo and back, and a wake-up | 57 ns | 72 ns | 1.3 |
-//! | [`dial_async`](crate::Daemon::dial_async), 1 KiB there and back, the stream dropped | 105 ns | 265 ns | 2.5 |
-//! | an event to 1, 10, 100 subscriptions, until all have read it | 1.1, 4.7, 41 µs | 1.5, 7.9, 71 µs | 1.4, 1.7, 1.7 |
-//! | the host asks a policy about a connection; two tags cross | 4.1 ns | 37 ns | 9 |
-//! | the same, the plugin in a process of its own | | 14 to 22 µs | |
-//! | a plugin in a process of its own asks for its node id | | 8 to 10 µs | |
-//! | it writes, reads 64 KiB | | 19 to 24, 28 to 30 µs | |
+//! | the host asks a plugin's trust store | 2.0 ns | 3.4 ns | 1.7 |
+//! | a plugin asks the daemon for its node id | 2.0 ns | 4.0 ns | 2.0 |
+//! | 1 KiB, 64 KiB lent to the host ([`Connection::write`](crate::Connection::write)) | 2.7 ns | 6.6 ns | 2.4 |
+//! | 1 KiB copied into a plugin's buffer ([`Connection::read`](crate::Connection::read)) | 17 ns | 24 ns | 1.4 |
+//! | 64 KiB copied | 24 µs | 24 µs | 1.0 |
+//! | a spawned future polled: 1 KiB to an echo and back, and a wake-up | 44 ns | 60 ns | 1.4 |
+//! | [`dial_async`](crate::Daemon::dial_async), 1 KiB there and back, the stream dropped | 96 ns | 356 ns | 3.7 |
+//! | an event to 1, 10, 100 subscriptions, until all have read it | 1.1, 6.0, 55 µs | 1.7, 10, 104 µs | 1.5, 1.8, 1.9 |
+//! | the host asks a policy about a connection; two tags cross | 3.1 ns | 38 ns | 12 |
+//! | the same, the plugin in a process of its own | | 69 µs | |
+//! | a plugin in a process of its own asks for its node id | | 39 µs | |
+//! | it writes, reads 64 KiB | | 52, 84 µs | |
 //!
-//! So a call that does nothing costs two and a half nanoseconds more; lending a slice costs the same whatever its size,
+//! So a question whose answer fits a register costs up to two nanoseconds more, another call that does nothing about four;
+//! lending a slice costs the same whatever its size,
 //! copying costs what `memcpy` does; an event costs its text once for all subscribers and its parsing for each
 //! ([`recv_text`](crate::Subscription::recv_text) leaves that out); a process of its own costs two thread wake-ups.
 //!

@@ -236,13 +236,8 @@ impl Driver {
                 if bound.is_ok() {
                     self.listeners.insert(port, queue);
                 }
-                if reply.send(bound).is_err() {
-                    // The caller went away while it waited: nobody would ever release the port.
-                    if let Some(q) = self.listeners.remove(&port) {
-                        q.close();
-                        self.parts.engine.unbind(port);
-                    }
-                }
+                // A caller that went away has dropped its listener, whose `Unbind` follows.
+                let _ = reply.send(bound);
             }
             Command::Unbind { port, queue } => {
                 // A newer listener may hold the port by now; only its own end counts.

@@ -290,12 +290,15 @@ impl Node {
     /// # Errors
     /// [`BindError`].
     pub async fn bind(&self, port: u16) -> Result<Listener, BindError> {
-        let queue = Arc::new(Queue::new(LISTENER_QUEUE));
-        let q = queue.clone();
-        self.ask(debug_span!("engine.bind", port), |reply| Command::Bind { port, queue: q, reply })
+        // Its end releases the port even when the caller goes away while the answer is on its way; where the port was never
+        // bound for this queue, that release means nothing.
+        let listener =
+            Listener { port, queue: Arc::new(Queue::new(LISTENER_QUEUE)), commands: self.commands.clone() };
+        let queue = listener.queue.clone();
+        self.ask(debug_span!("engine.bind", port), |reply| Command::Bind { port, queue, reply })
             .await
             .unwrap_or(Err(BindError::Down))?;
-        Ok(Listener { port, queue, commands: self.commands.clone() })
+        Ok(listener)
     }
 
     /// Sends one datagram.

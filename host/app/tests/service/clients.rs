@@ -248,7 +248,13 @@ fn killed_clients_leave_nothing_behind() {
                 && now.descriptors <= before.descriptors
                 && now.tasks <= before.tasks;
             let waited = began.elapsed() > PATIENCE - Duration::from_secs(2);
-            assert!(same || !waited, "{}: before {before:?}, now {now:?}", host.name);
+            if !same && waited {
+                let rows = runtime.block_on(async {
+                    let client = Client::connect(&host.socket()).await.unwrap();
+                    in_time("its state", client.json(&Request::Info)).await.unwrap()["conn_list"].clone()
+                });
+                panic!("{}: before {before:?}, now {now:?}: {rows:#}", host.name);
+            }
             last = Some(now);
             same.then_some(())
         });

@@ -1,7 +1,7 @@
 //! Resets said again: no peer acknowledges one, so a single lost datagram would leave the other end of the stream open
 //! until it gives up by itself, up to two minutes later.
 //!
-//! Called by the engine for streams that were open or dialled; the refusal of a SYN is not repeated, because the SYN is. A
+//! Called by the engine for streams that were open or dialled, and for those that only the peer still holds; the refusal of a SYN is not repeated, because the SYN is. A
 //! peer that heard the first ignores the others (stream.md section 2, "FIN, RST, ACK, data for an unknown connection"); one
 //! that has begun a new stream with the same four values is spared ([`Resets::forget`]).
 
@@ -56,6 +56,11 @@ impl Resets {
         if !self.waiting.is_empty() {
             self.waiting.remove(&tuple);
         }
+    }
+
+    /// Whether a reset was said a moment ago and will be again.
+    pub(crate) fn is_said(&self, tuple: Tuple) -> bool {
+        self.waiting.contains_key(&tuple)
     }
 
     /// They came from a node that we are no longer.

@@ -42,8 +42,24 @@ impl Engine {
             // Its dialler went away while the host still decides: a stream opened now would have nobody at the other end.
             self.questions.withdraw_syn(h);
             self.resets.forget(Tuple::received(h));
+        } else if h.flags.contains(Flags::ACK) && !h.flags.contains(Flags::FIN) {
+            self.on_stray(now, h);
         }
         // Everything else without a stream is ignored silently.
+    }
+
+    /// The peer holds a stream that we do not: our end of it was lost on the way, or we were started anew. A peer of our kind
+    /// is told, at most once until the tellings of [`super::resets`] are over; a Go peer is not, as none does
+    /// (stream.md section 2, "FIN, RST, ACK, data for an unknown connection").
+    fn on_stray(&mut self, now: Instant, h: &Header) {
+        let node = h.src.node;
+        let ours = self.peers.get(&node).is_some_and(|p| matches!(p.abilities, Abilities::Enhanced { .. }));
+        if ours && !self.resets.is_said(Tuple::received(h)) {
+            let reset = reset_of(h);
+            // Without a session there was nothing to hear it by.
+            let _ = self.send_packet(now, node, &reset, &[]);
+            self.resets.said(now, reset);
+        }
     }
 
     /// Whether a SYN means a new stream although there is one with its four values: that one is not open any more, or is
@@ -155,19 +171,8 @@ impl Engine {
 
     /// Answers a SYN with RST.
     fn refuse(&mut self, now: Instant, h: &Header) {
-        let reset = Header {
-            flags: Flags::RST,
-            protocol: Protocol::STREAM,
-            src: h.dst,
-            dst: h.src,
-            src_port: h.dst_port,
-            dst_port: h.src_port,
-            seq: 0,
-            ack: 0,
-            window: 0,
-        };
         // Its session was there a moment ago; if it is gone now, the peer will ask again.
-        let _ = self.send_packet(now, h.src.node, &reset, &[]);
+        let _ = self.send_packet(now, h.src.node, &reset_of(h), &[]);
     }
 
     /// What segments towards a peer may look like now.
@@ -305,5 +310,20 @@ impl Engine {
                 self.conns.queue(id);
             }
         }
+    }
+}
+
+/// The reset of the stream that a packet belongs to.
+const fn reset_of(h: &Header) -> Header {
+    Header {
+        flags: Flags::RST,
+        protocol: Protocol::STREAM,
+        src: h.dst,
+        dst: h.src,
+        src_port: h.dst_port,
+        dst_port: h.src_port,
+        seq: 0,
+        ack: 0,
+        window: 0,
     }
 }

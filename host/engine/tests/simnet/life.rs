@@ -239,6 +239,28 @@ fn a_lost_reset_is_said_again() {
 }
 
 #[test]
+fn a_stream_that_only_one_end_holds_ends_as_soon_as_that_end_speaks() {
+    let mut net = pair(&open());
+    // It speaks by itself after the keepalive time at the latest, long before the idle time is over.
+    for (writes, within) in [(true, secs(2)), (false, secs(31))] {
+        let (a, b) = net.connect(0, 1);
+        net.pass(secs(1));
+        net.hosts[0].cut_off = true;
+        let now = net.now;
+        net.hosts[0].engine.reset(now, a);
+        net.pass(secs(4));
+        net.hosts[0].cut_off = false;
+        assert_eq!(net.hosts[1].stream(b).closed, None, "every reset was lost");
+        if writes {
+            net.hosts[1].send(b, pattern(1_000_000, 3), false);
+        }
+        net.run(within, |n| n.hosts[1].stream(b).closed == Some(CloseReason::Reset));
+    }
+    net.pass(secs(5));
+    assert!(net.hosts.iter().all(|h| h.engine.snapshot().conns.is_empty()));
+}
+
+#[test]
 fn closed_streams_take_no_places_from_new_ones() {
     let config =
         Config { max_conns_per_port: 4, max_conns: 32, syn_rate: 1000, syn_rate_per_peer: 1000, ..open() };

@@ -195,7 +195,8 @@ impl Conn {
             _ => (self.tx.next_offset(), 1),
         };
         let next = (sent < MAX_FINS).then(|| now + self.tx.rtt().rto(sent - 1));
-        let until = now + config.time_wait;
+        // However short the stay is set: an end that was said once and lost would leave the peer's open.
+        let until = next.unwrap_or(Instant::ZERO).max(now + config.time_wait);
         self.phase = Phase::FinWait(Fin { at, sent, due: false, next, until });
     }
 }

@@ -286,7 +286,13 @@ fn our_fin_may_be_answered_in_three_ways() {
     let mut never = closed();
     let sent = never.pass(at(60_000));
     assert!(sent.len() >= 3 && sent.iter().all(|s| *s == segment(FIN, 1, 0)), "{sent:?}");
-    for mut b in [plain, both, crossed, never] {
+    let mut brief = Bench::open();
+    brief.config.time_wait = Duration::from_millis(1);
+    brief.close();
+    brief.sent();
+    let repeats = brief.pass(at(60_000));
+    assert_eq!(repeats.len(), sent.len(), "a short stay takes no repeat away");
+    for mut b in [plain, both, crossed, never, brief] {
         b.pass(at(120_000));
         assert!(b.conn.is_gone());
     }

@@ -128,11 +128,11 @@ impl Conn {
     }
 
     fn on_fin_timer(&mut self, now: Instant, mut fin: Fin) {
-        if now >= fin.until {
-            self.phase = Phase::Closed;
-        } else if fin.next.is_some_and(|t| t <= now) {
+        if fin.next.is_some_and(|t| t <= now) {
             (fin.due, fin.next) = (true, None);
             self.phase = Phase::FinWait(fin);
+        } else if now >= fin.until {
+            self.phase = Phase::Closed;
         }
     }
 }

@@ -260,6 +260,54 @@ fn a_stream_that_only_one_end_holds_ends_as_soon_as_that_end_speaks() {
     assert!(net.hosts.iter().all(|h| h.engine.snapshot().conns.is_empty()));
 }
 
+/// Whatever a dialler does and whenever it goes away, the peer's end follows at once; with loss, after the last repeat.
+#[test]
+fn of_hundreds_of_streams_that_end_anyhow_none_stays_with_the_peer() {
+    for (loss, seed) in [(0, 1), (0, 2), (0, 3), (5, 4), (5, 5)] {
+        let link = Link { loss, jitter: ms(3), ..Link::default() };
+        let config = Config {
+            time_wait: secs(1),
+            max_conns_per_port: 65_535,
+            syn_rate: 10_000,
+            syn_rate_per_peer: 10_000,
+            ..open()
+        };
+        let mut net = Net::pair(seed, link, &config);
+        let mut held = Vec::new();
+        for _ in 0..2_000 {
+            let (now, engine) = (net.now, &mut net.hosts[0].engine);
+            match net.dice.roll(4) {
+                0 => held.push(engine.dial(now, Addr::backbone(2), 7).unwrap()),
+                1 => {
+                    for conn in &held {
+                        // One that is not open yet takes nothing.
+                        let _ = engine.write(now, *conn, vec![7; 1 + net.dice.roll(60_000) as usize].into());
+                    }
+                }
+                _ if held.is_empty() => {}
+                way => {
+                    let conn = held.swap_remove(net.dice.roll(held.len() as u64) as usize);
+                    if way == 2 { engine.close(now, conn) } else { engine.reset(now, conn) }
+                }
+            }
+            let pause = net.dice.roll(15);
+            net.pass(ms(pause));
+        }
+        let now = net.now;
+        held.iter().for_each(|conn| net.hosts[0].engine.reset(now, *conn));
+        net.pass(secs(if loss == 0 { 15 } else { 25 }));
+        for host in &net.hosts {
+            let left = host.engine.snapshot().conns;
+            assert!(
+                left.is_empty(),
+                "node {}, loss {loss}, seed {seed}: {} left: {left:?}",
+                host.node,
+                left.len()
+            );
+        }
+    }
+}
+
 #[test]
 fn closed_streams_take_no_places_from_new_ones() {
     let config =

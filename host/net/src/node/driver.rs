@@ -1,7 +1,8 @@
 //! The thread that owns the engine: datagrams in, commands in, stream bytes both ways, datagrams out, one timer.
 //!
 //! Each turn does a bounded amount of every kind of work, so no source can starve the others. Between turns it sleeps in
-//! one `ppoll` on the underlay and on what wakes it ([`Waker`]); what a turn received is answered before it looks again.
+//! one `ppoll` on the underlay and on what wakes it ([`Waker`]), unless something is to be expected within microseconds
+//! ([`Lookout`]); what a turn received is answered before it looks again.
 
 use std::collections::HashMap;
 use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
@@ -19,6 +20,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::lookout::Lookout;
 use super::pipe::{Dirty, End, Pipe};
 use super::underlay::Underlay;
 use super::waker::Waker;
@@ -95,6 +97,9 @@ pub(super) struct Driver {
     readable: bool,
     /// Somebody woke us, so that commands, streams and abandoned dials are to be looked at.
     called: bool,
+    /// There was something to do in this turn.
+    busy: bool,
+    lookout: Lookout,
     /// Every handle is gone.
     orphaned: bool,
     /// The time of this turn, read anew where much may have passed.
@@ -116,6 +121,8 @@ impl Driver {
             more: false,
             readable: true,
             called: true,
+            busy: true,
+            lookout: Lookout::default(),
             orphaned: false,
             now,
         }
@@ -126,7 +133,8 @@ impl Driver {
         let mut deadline: Option<Instant> = None;
         loop {
             self.now = self.parts.clock.now();
-            if self.parts.waker.begin_turn() {
+            self.busy = self.parts.waker.begin_turn();
+            if self.busy {
                 self.called = true;
                 if deadline.is_none() && self.parts.stop.is_cancelled() {
                     deadline = Some(self.now + LINGER);
@@ -137,7 +145,13 @@ impl Driver {
             if self.orphaned || deadline.is_some_and(|d| self.pipes.is_empty() || self.now >= d) {
                 break;
             }
-            if !self.more && !self.called && self.parts.waker.may_sleep() {
+            if self.more || self.called {
+                continue;
+            }
+            if self.lookout.looks_again(self.now, self.busy) {
+                // Whoever is to leave work for us may need this very core.
+                std::thread::yield_now();
+            } else if self.parts.waker.may_sleep() {
                 self.sleep(deadline);
             }
         }
@@ -156,8 +170,10 @@ impl Driver {
         let (underlay, waker) = (self.parts.underlay.as_fd(), self.parts.waker.as_fd());
         let mut fds =
             [PollFd::from_borrowed_fd(underlay, interest), PollFd::from_borrowed_fd(waker, PollFlags::IN)];
+        let begin = self.parts.clock.now();
         // An interrupted sleep is a short one.
-        let _ = poll(&mut fds, Some(&wait));
+        let woken = poll(&mut fds, Some(&wait)).is_ok_and(|ready| ready > 0);
+        self.lookout.slept(begin, self.parts.clock.now(), woken);
         self.readable = !fds[0].revents().is_empty();
         if !fds[1].revents().is_empty() {
             self.parts.waker.hush();
@@ -188,6 +204,7 @@ impl Driver {
             let (now, engine) = (self.now, &mut self.parts.engine);
             match self.parts.underlay.receive(|from, data| engine.handle_datagram(now, from, data)) {
                 Ok(got) => {
+                    self.busy |= got.datagrams > 0;
                     if got.datagrams >= BUSY {
                         self.more = true;
                         self.now = self.parts.clock.now();

@@ -6,6 +6,7 @@
 //! state.
 
 mod driver;
+mod lookout;
 mod pipe;
 mod underlay;
 mod waker;

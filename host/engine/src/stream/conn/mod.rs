@@ -6,7 +6,7 @@
 //!
 //! | state | SYN | SYN-ACK | data, ACK | FIN | RST | close by us |
 //! |---|---|---|---|---|---|---|
-//! | `SynSent` | - | ACK, `Open` | - | - | `Closed`, refused | RST, `Closed` |
+//! | `SynSent` | - | ACK, `Open` | - | - | `Closed`, refused | RST, `Closed`; also when nothing answers |
 //! | `Open` | SYN-ACK again | ACK again | taken | in order: FIN-ACK, `TimeWait`; early: held, ACK | `Closed` | `Closing` |
 //! | `Closing` | SYN-ACK again | ACK again | taken, thrown away | as `Open` | `Closed` | - |
 //! | `FinWait` | - | - | ends the repeats | FIN-ACK unless it was one, `TimeWait` | `Closed` | - |

@@ -73,6 +73,8 @@ impl Conn {
         }
         if opening.sent as usize >= SYN_WAITS.len() {
             self.fail_dial(cx, DialError::Timeout);
+            // The peer may hold its end of the stream: only its answers were lost.
+            self.replies.reset = true;
             return Some(Wish::DialFailed);
         }
         opening.due = true;

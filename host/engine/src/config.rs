@@ -149,7 +149,7 @@ impl Default for Config {
             recv_buffer_max: 16 << 20,
             stream_memory: 256 << 20,
             send_buffer: 4 << 20,
-            send_buffer_max: 16 << 20,
+            send_buffer_max: 10 << 20,
             segment: 1152,
             loopback_segment: 4096,
             jumbo_segment: 16_000,

@@ -17,7 +17,7 @@ use std::time::Duration;
 use pilot_loader::{Code, PluginState, conformance};
 use sha2::{Digest, Sha256};
 
-use rack::{Rack, build_with, library, root, target};
+use rack::{Rack, build_in, build_with, library, root, target};
 
 /// An edit: file below `plugin-abi/src`, or [`MANIFEST`]; text that is there once, text instead.
 type Edit = (&'static str, &'static str, &'static str);
@@ -291,8 +291,9 @@ fn a_plugin_with_shuffled_layouts_runs() {
     let shuffled = [("RUSTC_BOOTSTRAP", "1"), ("RUSTFLAGS", "-Zrandomize-layout -Zlayout-seed=20260801")];
     let plain = today().plugin();
     let workspace = target().join("tmp/treaty/today/Cargo.toml");
-    build_with(&workspace, &["--package", "treaty-plugin-today", "--target", triple], &shuffled);
-    let library = target().join(triple).join("debug").join(plain.file_name().unwrap());
+    let shuffled_dir = target().join("shuffled");
+    build_in(&shuffled_dir, &workspace, &["--package", "treaty-plugin-today", "--target", triple], &shuffled);
+    let library = shuffled_dir.join(triple).join("debug").join(plain.file_name().unwrap());
     assert_ne!(std::fs::read(&library).unwrap(), std::fs::read(plain).unwrap());
     for host in [today(), frozen()] {
         assert_eq!(host.run_file(&library), SEEN, "shuffled plugin in {} host", host.name);
@@ -303,10 +304,10 @@ fn a_plugin_with_shuffled_layouts_runs() {
     loaded.shutdown(Duration::from_secs(10)).into_result().unwrap();
     // The witness has faults on purpose, so the kit judges another one.
     let example = root().join("examples/hello-plugin/Cargo.toml");
-    build_with(&example, &["--target", triple], &shuffled);
+    build_in(&shuffled_dir, &example, &["--target", triple], &shuffled);
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["conformance_entry", "--exact", "--nocapture", "--quiet"])
-        .env(CHECKED, target().join(triple).join("debug/libhello_plugin.so"))
+        .env(CHECKED, shuffled_dir.join(triple).join("debug/libhello_plugin.so"))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

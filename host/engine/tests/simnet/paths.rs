@@ -160,8 +160,9 @@ fn streams_of_a_peers_former_life_end() {
     net.pass(secs(5));
     net.restart(1);
     net.hosts[1].engine.bind(crate::net::PORT).unwrap();
-    net.run(secs(200), |n| n.hosts[0].streams.get(&a).is_some_and(|s| s.closed.is_some()));
-    assert_eq!(net.hosts[0].stream(a).closed, Some(CloseReason::DeadPeer));
+    // The peer says so at the first keepalive of the stream.
+    net.run(secs(40), |n| n.hosts[0].streams.get(&a).is_some_and(|s| s.closed.is_some()));
+    assert_eq!(net.hosts[0].stream(a).closed, Some(CloseReason::Reset));
 }
 
 #[test]
@@ -171,8 +172,9 @@ fn a_restart_during_a_transfer_is_noticed_by_the_sender() {
     net.hosts[0].send(a, pattern(50_000_000, 1), true);
     net.run(secs(5), |n| n.hosts[1].stream(b).data.len() > 1_000_000);
     net.restart(1);
-    net.run(secs(60), |n| n.hosts[0].streams.get(&a).is_some_and(|s| s.closed.is_some()));
-    assert_eq!(net.hosts[0].stream(a).closed, Some(CloseReason::Unacknowledged));
+    // The peer says so as soon as there is a tunnel again.
+    net.run(secs(20), |n| n.hosts[0].streams.get(&a).is_some_and(|s| s.closed.is_some()));
+    assert_eq!(net.hosts[0].stream(a).closed, Some(CloseReason::Reset));
 }
 
 #[test]

@@ -51,6 +51,17 @@ pub fn target() -> &'static Path {
 /// Builds a crate that is not in the workspace, into the workspace's target directory, so that dependencies that are built
 /// already are used again. The result is where the libraries are.
 pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> PathBuf {
+    build_in(target(), manifest, arguments, environment)
+}
+
+/// The same, into another target directory: for an environment that build scripts watch, which would have everything in the
+/// workspace's compiled again, and once more afterwards.
+pub fn build_in(
+    target_dir: &Path,
+    manifest: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> PathBuf {
     // One at a time: cargo would wait for its lock anyway, and say so in the middle of other tests.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
@@ -58,7 +69,7 @@ pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &st
         .args(["build", "--quiet", "--manifest-path"])
         .arg(manifest)
         .arg("--target-dir")
-        .arg(target())
+        .arg(target_dir)
         .args(arguments)
         .args(test_target().iter().flat_map(|triple| ["--target", triple]))
         // plugin-abi is built anew in any case, and without optimisation that takes half as long.
@@ -70,8 +81,8 @@ pub fn build_with(manifest: &Path, arguments: &[&str], environment: &[(&str, &st
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "building {}:\n{errors}", manifest.display());
     match test_target() {
-        Some(triple) => target().join(triple).join("debug"),
-        None => target().join("debug"),
+        Some(triple) => target_dir.join(triple).join("debug"),
+        None => target_dir.join("debug"),
     }
 }
 

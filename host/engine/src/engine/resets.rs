@@ -1,9 +1,10 @@
 //! Resets said again: no peer acknowledges one, so a single lost datagram would leave the other end of the stream open
 //! until it gives up by itself, up to two minutes later.
 //!
-//! Called by the engine for streams that were open or dialled, and for those that only the peer still holds; the refusal of a SYN is not repeated, because the SYN is. A
-//! peer that heard the first ignores the others (stream.md section 2, "FIN, RST, ACK, data for an unknown connection"); one
-//! that has begun a new stream with the same four values is spared ([`Resets::forget`]).
+//! Called by the engine for streams that were open or dialled, and for those that only the peer still holds; the refusal of
+//! a SYN is not repeated, because the SYN is. A peer that heard the first ignores the others (stream.md section 2, "FIN, RST,
+//! ACK, data for an unknown connection"); one that has begun a new stream with the same four values is spared
+//! ([`Resets::forget`]).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

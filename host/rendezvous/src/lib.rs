@@ -5,8 +5,8 @@
 //! go in; an answer, datagrams and changed records come out. This crate opens nothing, reads no clock and no randomness,
 //! and shares nothing with the engine but the wire formats, so when the two agree it means something.
 //!
-//! [`Registry::handle`] gives with each answer the records it changed ([`Change`]); a driver that commits them to a
-//! [`Store`] before it sends the answer keeps every acknowledged change across a crash.
+//! [`Registry::handle`] says with each answer whether it changed records, [`Registry::take_changes`] which; a driver that
+//! commits them to a [`Store`] before it sends the answers keeps every acknowledged change across a crash.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -24,7 +24,9 @@ mod store;
 pub use beacon::bridge::{Clients, bridge_addr, bridged_node};
 pub use beacon::{Beacon, Moment};
 pub use key::verify_signature;
-pub use registry::{Claim, FrameReply, Proof, ProofMemory, Registry, Reply, Snapshot, Stats};
+pub use registry::{
+    AnswerTooLarge, Claim, Proof, ProofMemory, Query, Registry, Reply, Snapshot, Stats,
+};
 pub use settings::{BeaconSettings, Settings};
 pub use state::{Change, RecordKey, RestoreError, SnapshotError};
 pub use store::{Store, StoreError};

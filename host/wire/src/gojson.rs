@@ -82,7 +82,7 @@ pub fn from_slice(bytes: &[u8]) -> Result<Value, serde_json::Error> {
 
 /// The text in a form that a strict reader takes where the peer's lenient reader would: bytes that are not UTF-8 and
 /// `\u` escapes of lone surrogates are replaced by U+FFFD.
-pub(crate) fn readable(bytes: &[u8]) -> Cow<'_, str> {
+pub fn readable(bytes: &[u8]) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(bytes);
     if !text.contains("\\u") {
         return text;
@@ -148,9 +148,10 @@ fn push_value(out: &mut String, value: &Value) {
     }
 }
 
-fn push_object(out: &mut String, object: &Map<String, Value>) {
+/// Writes an object with these members behind what `out` holds; no two of them may have the same name.
+pub fn push_members<'a>(out: &mut String, members: impl IntoIterator<Item = (&'a str, &'a Value)>) {
     // Sorted here and not by trusting the map: whether it is sorted depends on a feature other crates may turn on.
-    let mut members: Vec<_> = object.iter().collect();
+    let mut members: Vec<_> = members.into_iter().collect();
     members.sort_unstable_by_key(|(key, _)| *key);
     out.push('{');
     for (i, (key, value)) in members.into_iter().enumerate() {
@@ -162,6 +163,10 @@ fn push_object(out: &mut String, object: &Map<String, Value>) {
         push_value(out, value);
     }
     out.push('}');
+}
+
+fn push_object(out: &mut String, object: &Map<String, Value>) {
+    push_members(out, object.iter().map(|(key, value)| (key.as_str(), value)));
 }
 
 fn push_number(out: &mut String, number: &Number) {

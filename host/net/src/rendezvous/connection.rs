@@ -13,20 +13,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pilot_rendezvous::AnswerTooLarge;
 use pilot_wire::registry::{
-    FrameError, MAGIC, MSG_ERROR, MSG_JSON, MessageError, Mode, Split, VERSION, decode_message, encode_error,
-    encode_frame, encode_message, split_frame, split_message, unsupported_version_text,
+    FrameError, MAGIC, MSG_ERROR, MSG_JSON, MessageError, Mode, Split, VERSION, encode_error, encode_frame,
+    split_frame, split_message, unsupported_version_text,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::intake::Intake;
 use super::listener::Shared;
+use super::queue::{After, Visit};
 use super::replication;
 
-/// Requests from this size on are decoded one at a time.
+/// Requests from this size on are worked on one at a time and apart from the others.
 const LARGE: usize = 1 << 20;
 /// Answers wait for each other up to this many bytes.
 const TOGETHER: usize = 64 << 10;
@@ -46,6 +47,8 @@ enum End {
     Frame(#[from] FrameError),
     #[error("{0}")]
     Json(#[from] MessageError),
+    #[error("{0}")]
+    TooLarge(#[from] AnswerTooLarge),
     #[error("all large requests together are too large")]
     Memory,
     #[error("more than {0} members and elements in one request")]
@@ -176,23 +179,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 }
             };
             check_elements(body, self.shared.limits.request_elements)?;
-            let request = {
-                let _place = decoding_place(self.shared, body.len()).await;
-                decode_message(body)?
-            };
-            self.intake.consume(consumed);
+            let len = body.len();
             self.heed_rate().await?;
-            let answer = self.shared.desk.request(self.source, &request).await;
-            if answer.subscribed {
+            self.ask(None, len, consumed).await?;
+        }
+    }
+
+    /// Hands in the request at the front of the intake, `consumed` bytes of which the last `len` are its body.
+    async fn ask(&mut self, frame: Option<u8>, len: usize, consumed: usize) -> Result<(), End> {
+        let visit = Visit {
+            source: self.source,
+            frame,
+            intake: std::mem::take(&mut self.intake),
+            head: consumed - len,
+            request: consumed,
+            out: std::mem::take(&mut self.out),
+        };
+        let desk = &self.shared.desk;
+        let over = if len < LARGE {
+            desk.ask(visit).await
+        } else {
+            // The semaphore is never closed.
+            let _place = self.shared.decoding.acquire().await;
+            desk.ask_alone(visit).await
+        };
+        let (visit, after) = over.ok_or(End::Done)?;
+        (self.intake, self.out) = (visit.intake, visit.out);
+        self.intake.consume(consumed);
+        match after {
+            After::Next => self.answered().await,
+            After::Close => Err(End::Done),
+            After::Unreadable(e) => Err(e.into()),
+            After::TooLarge(e) => Err(e.into()),
+            After::Feed => {
                 self.send().await?;
                 replication::feed(&mut self.stream, self.shared).await?;
-                return Err(End::Done);
+                Err(End::Done)
             }
-            encode_message(&answer.body, &mut self.out)?;
-            if answer.close {
-                return Err(End::Done);
-            }
-            self.answered().await?;
         }
     }
 
@@ -219,15 +242,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             };
             self.heed_rate().await?;
             let payload = &self.intake.pending()[consumed - len..consumed];
+            if let Some((kind, answer)) = self.shared.desk.read_frame(kind, payload) {
+                self.intake.consume(consumed);
+                encode_frame(kind, &answer, &mut self.out)?;
+                self.answered().await?;
+                continue;
+            }
             if kind == MSG_JSON {
                 check_elements(payload, self.shared.limits.request_elements)?;
             }
-            let place = decoding_place(self.shared, len).await;
-            let (kind, answer) = self.shared.desk.frame(self.source, kind, payload).await;
-            drop(place);
-            self.intake.consume(consumed);
-            encode_frame(kind, &answer, &mut self.out)?;
-            self.answered().await?;
+            self.ask(Some(kind), len, consumed).await?;
         }
     }
 
@@ -338,15 +362,6 @@ impl Together {
         let (Ok(before) | Err(before)) = before;
         before >> 32 != now >> 32 || before & u64::from(u32::MAX) < u64::from(limit)
     }
-}
-
-/// A place among those who may decode a large body; small ones need none.
-async fn decoding_place(shared: &Shared, len: usize) -> Option<OwnedSemaphorePermit> {
-    if len < LARGE {
-        return None;
-    }
-    // The semaphore is never closed.
-    shared.decoding.clone().acquire_owned().await.ok()
 }
 
 /// Refuses a body that would become far more values than any request has. Commas and brackets inside texts count too,

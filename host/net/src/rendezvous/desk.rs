@@ -1,41 +1,31 @@
 //! The registry as connections see it: hand in a request, get an answer that may be sent.
 //!
-//! The registry stands behind a plain lock, held only while it works on one request and never across an await; lookups
-//! share it. Signatures are checked before it is taken. Changes are queued for the committer under that lock, so the store
-//! sees them in the order in which they were made; the answer comes back when the store has them.
+//! The registry stands behind a plain lock, held only while it works on requests and never across an await; lookups share
+//! it. All other requests come through a queue and are worked on many at a time: read, and their signatures checked,
+//! before the lock is taken, written down behind it. Changes are queued for the committer under the lock, so the store
+//! sees them in the order in which they were made; an answer to a change goes back when the store has it.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use pilot_rendezvous::{Change, Claim, FrameReply, Proof, Registry, Snapshot, Stats};
-use pilot_wire::registry::{MSG_ERROR, encode_error};
-use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use pilot_rendezvous::{Change, Claim, Proof, ProofMemory, Query, Registry, Reply, Snapshot, Stats};
+use pilot_wire::registry::MessageError;
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, oneshot};
 
 use super::committer::{CommitSender, Order};
-use super::verifier::Verifier;
+use super::queue::{After, Done, Queue, Visit, Waiting};
 use super::webhook::{self, Letter};
 
+/// Good signatures remembered, 32 bytes each.
+const REMEMBERED: usize = 1 << 16;
 /// Notices to the beacon that wait at a time; when the queue is full a node finds out by its next regular poll.
 const NOTICES: usize = 1024;
-/// What a client reads when its change could not be stored.
-const NOT_STORED: &str = "request failed";
-
-/// An answer to a JSON request.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub body: Map<String, Value>,
-    /// Close the connection behind it.
-    pub close: bool,
-    /// Nothing is sent; the client becomes a standby that is fed.
-    pub subscribed: bool,
-}
-
 /// The shared registry.
 #[derive(Debug)]
 pub(super) struct Desk {
     registry: RwLock<Registry>,
-    verifier: Arc<Verifier>,
+    queue: Queue,
+    proofs: Mutex<ProofMemory>,
     commits: Option<CommitSender>,
     notices: mpsc::Sender<u32>,
     letters: mpsc::Sender<Letter>,
@@ -57,7 +47,8 @@ impl Desk {
         let (letters, posted) = mpsc::channel(webhook::QUEUE);
         let desk = Self {
             registry: RwLock::new(registry),
-            verifier: Arc::new(Verifier::new()),
+            queue: Queue::default(),
+            proofs: Mutex::new(ProofMemory::new(REMEMBERED)),
             commits,
             notices,
             letters,
@@ -65,59 +56,162 @@ impl Desk {
         (desk, Errands { notices: noticed, letters: posted })
     }
 
-    /// One request of JSON mode.
-    pub async fn request(&self, source: SocketAddr, request: &Map<String, Value>) -> Answer {
-        let claim = self.read().signature_claim(request);
-        let proof = self.proof(claim).await;
-        let work = |registry: &mut Registry| {
-            let reply = registry.handle_proven(unix_now(), source, request, proof);
-            let letter = letter(registry, reply.audit);
-            (reply.changes, (reply.body, reply.close, reply.subscribed, reply.notify, letter))
-        };
-        match self.work(work).await {
-            Ok((body, close, subscribed, notify, letter)) => {
-                self.notify(&notify);
-                self.post(letter);
-                Answer { body, close, subscribed }
-            }
-            Err(NotStored) => {
-                let body =
-                    Map::from_iter([("type".into(), json!("error")), ("error".into(), json!(NOT_STORED))]);
-                Answer { body, close: false, subscribed: false }
+    /// Answers a frame that only reads (a lookup); `None` for all others, which have to [`ask`](Self::ask).
+    pub fn read_frame(&self, kind: u8, payload: &[u8]) -> Option<(u8, Vec<u8>)> {
+        self.read().read_frame(kind, payload)
+    }
+
+    /// One request, together with those of other connections; its answer is in the visit that comes back. `None` when the
+    /// server is stopping.
+    pub async fn ask(&self, visit: Visit) -> Option<Done> {
+        let (waiting, over) = Waiting::new(visit);
+        self.queue.put(waiting);
+        over.await.ok()
+    }
+
+    /// One request by itself: one that takes long to read, so that no other has to wait for it.
+    pub async fn ask_alone(self: &Arc<Self>, visit: Visit) -> Option<Done> {
+        let (waiting, over) = Waiting::new(visit);
+        self.serve(vec![waiting]).await;
+        over.await.ok()
+    }
+
+    /// One of the tasks that do the work; it ends when it is dropped.
+    pub async fn work(self: Arc<Self>) {
+        loop {
+            self.queue.filled().await;
+            loop {
+                let batch = self.queue.take();
+                if batch.is_empty() {
+                    break;
+                }
+                self.serve(batch).await;
+                tokio::task::yield_now().await;
             }
         }
     }
 
-    /// One frame of binary mode; gives type and payload of the answer.
-    pub async fn frame(&self, source: SocketAddr, kind: u8, payload: &[u8]) -> (u8, Vec<u8>) {
-        let (answer, claim) = {
-            let registry = self.read();
-            (registry.read_frame(kind, payload), registry.frame_signature_claim(kind, payload))
+    /// Works on some requests and gives each back: at once, or when its changes are stored.
+    async fn serve(self: &Arc<Self>, batch: Vec<Waiting>) {
+        // The place in the committer's queue comes first, so that nothing has to wait while the lock is held.
+        let place = match &self.commits {
+            // Without a committer the server is stopping, and who waits finds that out.
+            Some(commits) => match commits.clone().reserve_owned().await {
+                Ok(place) => Some(place),
+                Err(_) => return,
+            },
+            None => None,
         };
-        if let Some(answer) = answer {
-            return answer;
-        }
-        let proof = self.proof(claim).await;
-        let work = |registry: &mut Registry| {
-            let FrameReply { kind, payload, changes, notify, audit } =
-                registry.handle_frame_proven(unix_now(), source, kind, payload, proof);
-            let letter = letter(registry, audit);
-            (changes, (kind, payload, notify, letter))
-        };
-        match self.work(work).await {
-            Ok((kind, payload, notify, letter)) => {
-                self.notify(&notify);
-                self.post(letter);
-                (kind, payload)
+        let (replies, stored) = self.handle(&batch, place);
+        let mut unstored = Vec::new();
+        let mut scratch = String::new();
+        for (Waiting { mut visit, done }, reply) in batch.into_iter().zip(replies) {
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(e) => {
+                    let _ = done.send((visit, After::Unreadable(e)));
+                    continue;
+                }
+            };
+            let before = visit.out.len();
+            let after = answer(&reply.reply, &mut visit, &mut scratch);
+            let served = Served { waiting: Waiting { visit, done }, reply, after, before };
+            if stored.is_some() && served.reply.reply.changed {
+                unstored.push(served);
+            } else {
+                self.finish(served);
             }
-            Err(NotStored) => (MSG_ERROR, encode_error(NOT_STORED)),
         }
+        if let Some(stored) = stored {
+            let desk = self.clone();
+            tokio::spawn(async move {
+                let stored = matches!(stored.await, Ok(true));
+                for served in unstored {
+                    desk.finish(if stored { served } else { served.not_stored() });
+                }
+            });
+        }
+    }
+
+    /// The part that needs the registry. Also gives the news whether the changes are stored, if there are any.
+    fn handle(
+        &self,
+        batch: &[Waiting],
+        place: Option<mpsc::OwnedPermit<Order>>,
+    ) -> (Vec<Result<Handled, MessageError>>, Option<oneshot::Receiver<bool>>) {
+        let texts: Vec<_> = batch.iter().map(|w| w.visit.text()).collect();
+        let queries: Vec<_> = batch.iter().zip(&texts).map(|(w, text)| w.visit.query(text)).collect();
+        let claims = {
+            let registry = self.read();
+            queries.iter().map(|q| registry.signature_claim(q.as_ref().ok()?)).collect()
+        };
+        let proofs = self.check(claims);
+        let now = unix_now();
+        let mut registry = self.write();
+        let mut handle = |(waiting, (query, proof)): (&Waiting, (Result<Query<'_>, MessageError>, _))| {
+            let mut reply = registry.handle(now, waiting.visit.source, &query?, proof);
+            let letter = letter(&registry, reply.audit.take());
+            Ok(Handled { reply, letter })
+        };
+        let replies = batch.iter().zip(queries.into_iter().zip(proofs)).map(&mut handle).collect();
+        let changes = registry.take_changes();
+        let stored = place.filter(|_| !changes.is_empty()).map(|place| {
+            let (order, stored) = Order::write(changes);
+            place.send(order);
+            stored
+        });
+        (replies, stored)
+    }
+
+    /// Checks signatures before the registry is asked, so that nobody has to wait for it.
+    fn check(&self, claims: Vec<Option<Claim>>) -> Vec<Option<Proof>> {
+        let mut proofs: Vec<_> = Vec::with_capacity(claims.len());
+        let (mut unknown, mut places) = (Vec::new(), Vec::new());
+        {
+            let memory = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+            for (place, claim) in claims.into_iter().enumerate() {
+                proofs.push(None);
+                match claim.map(|claim| memory.recall(claim)) {
+                    Some(Ok(proof)) => proofs[place] = Some(proof),
+                    Some(Err(claim)) => {
+                        unknown.push(claim);
+                        places.push(place);
+                    }
+                    None => {}
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return proofs;
+        }
+        let checked = Claim::check_all(unknown);
+        let mut memory = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, proof) in places.into_iter().zip(checked) {
+            memory.keep(&proof);
+            proofs[place] = Some(proof);
+        }
+        proofs
+    }
+
+    /// Passes news on and gives the visit back.
+    fn finish(&self, served: Served) {
+        let Served { waiting: Waiting { visit, done }, reply: Handled { reply, letter }, after, .. } = served;
+        for node in &reply.notify {
+            let _ = self.notices.try_send(*node);
+        }
+        if let Some(letter) = letter
+            && let Err(e) = self.letters.try_send(letter)
+        {
+            self.undelivered(e.into_inner().entry);
+        }
+        // Whoever hung up in the meantime needs no answer.
+        let _ = done.send((visit, after));
     }
 
     /// Becomes what a primary has.
     pub async fn follow(&self, snapshot: Snapshot) {
         // A failure is logged by the committer and made good with the next commit.
-        let _ = self.work(|registry| (registry.follow(snapshot), ())).await;
+        let _ = self.change(|registry| registry.follow(snapshot)).await;
     }
 
     /// Grows with every change.
@@ -146,13 +240,13 @@ impl Desk {
     /// Removes silent nodes.
     pub async fn sweep(&self) {
         // A failure is logged by the committer and made good with the next commit.
-        let _ = self.work(|registry| (registry.sweep(unix_now()), ())).await;
+        let _ = self.change(|registry| registry.sweep(unix_now())).await;
     }
 
     /// Stores what is only worth storing at the end.
     pub async fn last_commit(&self) {
         if self.commits.is_some() {
-            let _ = self.work(|registry| (registry.final_changes(), ())).await;
+            let _ = self.change(Registry::final_changes).await;
         }
     }
 
@@ -165,52 +259,24 @@ impl Desk {
     }
 
     /// Works on the registry and returns when the changes are stored.
-    async fn work<T>(&self, work: impl FnOnce(&mut Registry) -> (Vec<Change>, T)) -> Result<T, NotStored> {
-        let Some(commits) = &self.commits else { return Ok(work(&mut self.write()).1) };
-        // The place in the queue comes first, so that nothing has to wait while the lock is held.
+    async fn change(&self, work: impl FnOnce(&mut Registry) -> Vec<Change>) -> Result<(), NotStored> {
+        let Some(commits) = &self.commits else {
+            work(&mut self.write());
+            return Ok(());
+        };
+        // First, for the same reason as above.
         let place = commits.reserve().await.map_err(|_| NotStored)?;
-        let (result, stored) = {
+        let stored = {
             let mut registry = self.write();
-            let (changes, result) = work(&mut registry);
+            let changes = work(&mut registry);
             if changes.is_empty() {
-                return Ok(result);
+                return Ok(());
             }
             let (order, stored) = Order::write(changes);
             place.send(order);
-            (result, stored)
+            stored
         };
-        match stored.await {
-            Ok(true) => Ok(result),
-            Ok(false) | Err(_) => Err(NotStored),
-        }
-    }
-
-    fn notify(&self, nodes: &[u32]) {
-        for node in nodes {
-            let _ = self.notices.try_send(*node);
-        }
-    }
-
-    fn post(&self, letter: Option<Letter>) {
-        if let Some(letter) = letter
-            && let Err(e) = self.letters.try_send(letter)
-        {
-            self.undelivered(e.into_inner().entry);
-        }
-    }
-
-    /// Checks a signature before the registry is asked, so that nobody has to wait for it. A request without a proof is
-    /// as good; the registry then checks it itself.
-    async fn proof(&self, claim: Option<Claim>) -> Option<Proof> {
-        match claim {
-            Some(claim) => self.verifier.check(claim).await,
-            None => None,
-        }
-    }
-
-    /// Whose tasks check the signatures.
-    pub fn verifier(&self) -> Arc<Verifier> {
-        self.verifier.clone()
+        if matches!(stored.await, Ok(true)) { Ok(()) } else { Err(NotStored) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Registry> {
@@ -219,6 +285,43 @@ impl Desk {
 
     fn write(&self) -> RwLockWriteGuard<'_, Registry> {
         self.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the registry made of one request.
+struct Handled {
+    reply: Reply,
+    letter: Option<Letter>,
+}
+
+/// A request with its answer written.
+struct Served {
+    waiting: Waiting,
+    reply: Handled,
+    after: After,
+    /// Length of the answers without this one.
+    before: usize,
+}
+
+impl Served {
+    /// The same with a refusal for its answer.
+    fn not_stored(mut self) -> Self {
+        self.reply = Handled { reply: self.reply.reply.not_stored(), letter: None };
+        self.waiting.visit.out.truncate(self.before);
+        self.after = answer(&self.reply.reply, &mut self.waiting.visit, &mut String::new());
+        self
+    }
+}
+
+/// Writes an answer.
+fn answer(reply: &Reply, visit: &mut Visit, scratch: &mut String) -> After {
+    if reply.subscribed {
+        return After::Feed;
+    }
+    match reply.write(scratch, &mut visit.out) {
+        Err(e) => After::TooLarge(e),
+        Ok(()) if reply.close => After::Close,
+        Ok(()) => After::Next,
     }
 }
 

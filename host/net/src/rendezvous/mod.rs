@@ -8,7 +8,7 @@
 //! | `listener` | accepts TCP connections | the listening socket |
 //! | `connection` | one per connection: reads a request, writes its answer | the connection |
 //! | `desk` | none; shared | the registry behind a lock, and the way to the store |
-//! | `verifier` | one per core | the signatures to be checked |
+//! | `desk`, `queue` | one per core | the requests to be answered |
 //! | `committer` | a thread, when there is a store | the store |
 //! | `beacon` | one | the UDP socket, the beacon, and who is connected over a WebSocket |
 //! | `compat` | one, and one per WebSocket client, when they are wanted | the TCP socket; a connection |
@@ -30,10 +30,10 @@ mod desk;
 mod import;
 mod intake;
 mod listener;
+mod queue;
 mod replication;
 mod stop;
 mod store;
-mod verifier;
 mod webhook;
 
 use std::net::SocketAddr;
@@ -73,8 +73,8 @@ pub struct RendezvousServer {
     tasks: TaskTracker,
     stop: Stop,
     fingerprint: Option<String>,
-    /// Checking signatures goes on for as long as some request is being worked on.
-    _verifiers: JoinSet<()>,
+    /// They go on for as long as some request waits for its answer.
+    _workers: JoinSet<()>,
 }
 
 impl RendezvousServer {
@@ -182,10 +182,9 @@ impl RendezvousServer {
         }
         tasks.spawn(clerk(desk.clone(), stop));
         tasks.close();
-        let mut verifiers = JoinSet::new();
+        let mut workers = JoinSet::new();
         for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
-            let verifier = desk.verifier();
-            verifiers.spawn(async move { verifier.work().await });
+            workers.spawn(desk.clone().work());
         }
         Ok(Self {
             registry_addr,
@@ -197,7 +196,7 @@ impl RendezvousServer {
             tasks,
             stop: ending,
             fingerprint,
-            _verifiers: verifiers,
+            _workers: workers,
         })
     }
 

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::{Call, Outcome, Registry, rfc3339};
-use crate::message::{Answer, Request};
+use crate::message::Answer;
 use crate::refusal::Refusal;
 use crate::state::AuditEntry;
 use pilot_wire::blueprint::check_url;
@@ -72,17 +72,16 @@ impl Registry {
     pub(super) fn audit(
         &mut self,
         call: &Call<'_>,
-        answer: &Map<String, Value>,
+        answer: &Answer,
     ) -> Option<Map<String, Value>> {
-        if !self.state.has_changes() {
+        if !self.state.has_changed() {
             return None;
         }
         let kind = call.request.kind();
         let (_, action) = ACTIONS.iter().find(|(op, _)| *op == kind)?;
-        let Request(request) = call.request;
         let details = DETAILS.iter().filter_map(|key| {
-            let value = answer.get(*key).or_else(|| request.get(*key))?;
-            Some(((*key).to_owned(), value.clone()))
+            let value = answer.get(key).cloned().or_else(|| Some(call.request.value(key)?.into_owned()))?;
+            Some(((*key).to_owned(), value))
         });
         let entry =
             AuditEntry { action: (*action).to_owned(), timestamp: call.now, details: details.collect() };

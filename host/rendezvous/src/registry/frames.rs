@@ -1,36 +1,15 @@
 //! The binary mode: the three hot requests as fixed layouts, everything else as JSON in a frame (registry.md section
 //! 1.3). Its errors are not filtered and partly have texts of their own.
 
-use std::net::SocketAddr;
-
 use pilot_wire::registry::{
-    HeartbeatResp, LookupView, MSG_ERROR, MSG_HEARTBEAT, MSG_HEARTBEAT_OK, MSG_JSON, MSG_LOOKUP,
+    DecodeError, HeartbeatResp, LookupView, MSG_ERROR, MSG_HEARTBEAT, MSG_HEARTBEAT_OK, MSG_LOOKUP,
     MSG_LOOKUP_OK, MSG_RESOLVE, MSG_RESOLVE_OK, ResolveResult, decode_heartbeat_req, decode_lookup_req,
-    decode_message, decode_resolve_req, encode_error, encode_heartbeat_resp, encode_lookup_resp,
-    encode_resolve_resp, unknown_message_type_text,
+    decode_resolve_req, encode_error, encode_heartbeat_resp, encode_lookup_resp, encode_resolve_resp,
+    unknown_message_type_text,
 };
-use pilot_wire::{gojson, registry::DecodeError};
 
-use super::{Proof, Registry};
+use super::{Registry, Reply};
 use crate::refusal::Refusal;
-use crate::state::Change;
-
-const NO_REPLICATION: &str = "replication not supported over binary protocol";
-
-/// What came of one frame.
-#[derive(Debug)]
-pub struct FrameReply {
-    /// Message type of the answer.
-    pub kind: u8,
-    /// Payload of the answer, to be sent once `changes` are safe.
-    pub payload: Vec<u8>,
-    /// As in [`Reply`](super::Reply).
-    pub changes: Vec<Change>,
-    /// As in [`Reply`](super::Reply).
-    pub notify: Vec<u32>,
-    /// As in [`Reply`](super::Reply).
-    pub audit: Option<serde_json::Map<String, serde_json::Value>>,
-}
 
 /// Why a frame gets an error frame.
 #[derive(Debug, thiserror::Error)]
@@ -42,28 +21,8 @@ enum FrameRefusal {
 }
 
 impl Registry {
-    /// Handles one frame of binary mode. `now` is unix seconds, `source` where the connection comes from.
-    pub fn handle_frame(&mut self, now: i64, source: SocketAddr, kind: u8, payload: &[u8]) -> FrameReply {
-        self.handle_frame_proven(now, source, kind, payload, None)
-    }
-
-    /// As [`handle_frame`](Self::handle_frame), with what became of the frame's [`claim`](Self::frame_signature_claim).
-    pub fn handle_frame_proven(
-        &mut self,
-        now: i64,
-        source: SocketAddr,
-        kind: u8,
-        payload: &[u8],
-        proof: Option<Proof>,
-    ) -> FrameReply {
-        self.proof = proof;
-        let reply = self.answer_frame(now, source, kind, payload);
-        self.proof = None;
-        reply
-    }
-
     /// Answers a frame that changes nothing and is not signed (a lookup, the most frequent of all): type and payload.
-    /// `None` for all others, which [`handle_frame`](Self::handle_frame) answers as it does this one.
+    /// `None` for all others, which [`handle`](Self::handle) answers as it does this one.
     pub fn read_frame(&self, kind: u8, payload: &[u8]) -> Option<(u8, Vec<u8>)> {
         if kind != MSG_LOOKUP {
             return None;
@@ -76,43 +35,18 @@ impl Registry {
         })
     }
 
-    fn answer_frame(&mut self, now: i64, source: SocketAddr, kind: u8, payload: &[u8]) -> FrameReply {
-        let outcome = match kind {
-            MSG_JSON => return self.json_frame(now, source, payload),
-            MSG_HEARTBEAT => self.heartbeat_frame(now, payload).map(|p| (MSG_HEARTBEAT_OK, p)),
-            MSG_LOOKUP => self.lookup_frame(payload).map(|p| (MSG_LOOKUP_OK, p)),
-            MSG_RESOLVE => self.resolve_frame(now, payload).map(|p| (MSG_RESOLVE_OK, p)),
-            unknown => return error_frame(&unknown_message_type_text(unknown)),
-        };
-        let op = match kind {
-            MSG_HEARTBEAT => "heartbeat",
-            MSG_LOOKUP => "lookup",
-            _ => "resolve",
+    /// Handles one frame that holds no JSON.
+    pub(super) fn handle_frame(&mut self, now: i64, kind: u8, payload: &[u8]) -> Reply {
+        let (op, outcome) = match kind {
+            MSG_HEARTBEAT => ("heartbeat", self.heartbeat_frame(now, payload).map(|p| (MSG_HEARTBEAT_OK, p))),
+            MSG_LOOKUP => ("lookup", self.lookup_frame(payload).map(|p| (MSG_LOOKUP_OK, p))),
+            MSG_RESOLVE => ("resolve", self.resolve_frame(now, payload).map(|p| (MSG_RESOLVE_OK, p))),
+            unknown => return Reply::error_frame(&unknown_message_type_text(unknown)),
         };
         self.counters.count(op, outcome.is_err());
         match outcome {
-            Ok((kind, payload)) => {
-                FrameReply { kind, payload, changes: self.changes(), notify: Vec::new(), audit: None }
-            }
-            Err(e) => error_frame(&e.to_string()),
-        }
-    }
-
-    fn json_frame(&mut self, now: i64, source: SocketAddr, payload: &[u8]) -> FrameReply {
-        let request = match decode_message(payload) {
-            Ok(request) => request,
-            Err(e) => return error_frame(&e.to_string()),
-        };
-        if request.get("type").is_some_and(|t| t == "subscribe_replication") {
-            return error_frame(NO_REPLICATION);
-        }
-        let reply = self.handle(now, source, &request);
-        FrameReply {
-            kind: MSG_JSON,
-            payload: gojson::object_to_vec(&reply.body),
-            changes: reply.changes,
-            notify: reply.notify,
-            audit: reply.audit,
+            Ok((kind, payload)) => Reply::frame(kind, payload),
+            Err(e) => Reply::error_frame(&e.to_string()),
         }
     }
 
@@ -153,15 +87,5 @@ impl Registry {
             lan_addrs: found.lan_addrs.to_vec(),
             key_age_days: Some(found.key_age_days),
         }))
-    }
-}
-
-fn error_frame(text: &str) -> FrameReply {
-    FrameReply {
-        kind: MSG_ERROR,
-        payload: encode_error(text),
-        changes: Vec::new(),
-        notify: Vec::new(),
-        audit: None,
     }
 }

@@ -1,6 +1,6 @@
-//! The registry: one request in, one answer and the changed records out.
+//! The registry: requests in, answers and the changed records out.
 //!
-//! Called by the TCP driver, one request at a time. It opens nothing, reads no clock and no randomness. The operations
+//! Called by the TCP driver, one request after the other. It opens nothing, reads no clock and no randomness. The operations
 //! stand in the files next door, one subject each; all of them check first and change last, so a refused request leaves
 //! everything as it was (an expired invitation that goes away is the one exception). Fact sheet: registry.md.
 //!
@@ -20,6 +20,7 @@
 //! | `audit` | get_audit_log, set/get_webhook, get_webhook_dlq |
 //! | `standby` | subscribe_replication; what a standby refuses |
 //! | `stats` | none; figures for operators |
+//! | `query` | none: reading requests, writing answers |
 //! | `frames` | the binary mode |
 //! | `proof` | none: signatures that were checked elsewhere |
 //!
@@ -39,6 +40,7 @@ mod policy;
 mod profile;
 mod proof;
 mod provision;
+mod query;
 mod register;
 mod standby;
 mod stats;
@@ -57,8 +59,8 @@ use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::state::{Change, Node, RecordKey, RestoreError, State};
 
-pub use frames::FrameReply;
 pub use proof::{Claim, Proof, ProofMemory};
+pub use query::{AnswerTooLarge, Query, Reply};
 pub use standby::Snapshot;
 pub use stats::Stats;
 
@@ -78,23 +80,6 @@ pub struct Registry {
     counters: stats::Counters,
     generation: u64,
     dead_letters: VecDeque<Map<String, Value>>,
-}
-
-/// What came of one request.
-#[derive(Debug)]
-pub struct Reply {
-    /// The answer, to be sent once `changes` are safe.
-    pub body: Map<String, Value>,
-    /// Records to commit before the answer is sent; empty for most requests.
-    pub changes: Vec<Change>,
-    /// Nodes for which a handshake message now waits; a beacon in the same process may tell them.
-    pub notify: Vec<u32>,
-    /// Close the connection behind the answer.
-    pub close: bool,
-    /// The client wants the whole content and all news from now on; there is no answer to send.
-    pub subscribed: bool,
-    /// What to tell the webhook, if there is one.
-    pub audit: Option<Map<String, Value>>,
 }
 
 /// One request with its circumstances.
@@ -142,38 +127,9 @@ impl Registry {
         }
     }
 
-    /// Handles one request of JSON mode. `now` is unix seconds, `source` where the connection comes from.
-    pub fn handle(&mut self, now: i64, source: SocketAddr, request: &Map<String, Value>) -> Reply {
-        self.handle_proven(now, source, request, None)
-    }
-
-    /// As [`handle`](Self::handle), with what became of the request's [`claim`](Self::signature_claim).
-    pub fn handle_proven(
-        &mut self,
-        now: i64,
-        source: SocketAddr,
-        request: &Map<String, Value>,
-        proof: Option<Proof>,
-    ) -> Reply {
-        self.proof = proof;
-        let call = Call { now, source, request: Request(request) };
-        let outcome = self.check_standby(&call).and_then(|()| self.dispatch(&call));
-        self.proof = None;
-        let subscribed = matches!(outcome, Err(Refusal::Subscribed));
-        self.counters.count(call.request.kind(), outcome.is_err() && !subscribed);
-        let close = matches!(outcome, Err(Refusal::NoReplication | Refusal::ReplicationToken));
-        let done = outcome.is_ok();
-        let standby = matches!(outcome, Err(Refusal::Standby));
-        let answer = outcome.unwrap_or_else(|refusal| Answer::error(&refusal.shown()));
-        // The text for it is hidden, so that our clients would not know that another server can help.
-        let body = answer.with_true("standby", standby).done();
-        let audit = if done { self.audit(&call, &body) } else { None };
-        let notify = std::mem::take(&mut self.notify);
-        Reply { body, changes: self.changes(), notify, close, subscribed, audit }
-    }
-
-    /// The changes since the last call.
-    fn changes(&mut self) -> Vec<Change> {
+    /// What the requests since the last call have changed, to be committed before the answers to those go out; of several
+    /// changes to one record the last one.
+    pub fn take_changes(&mut self) -> Vec<Change> {
         let changes = self.state.take_changes();
         self.generation += u64::from(!changes.is_empty());
         changes
@@ -198,7 +154,7 @@ impl Registry {
             self.state.remove_node(id);
         }
         self.beacons.expire(now);
-        self.changes()
+        self.take_changes()
     }
 
     /// What to commit before an orderly end: the times the nodes were last seen.

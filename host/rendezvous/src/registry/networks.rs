@@ -30,8 +30,8 @@ impl Registry {
                 return Err(Refusal::FieldTooLong { field, max: MAX_TOKEN });
             }
         }
-        let rules = super::policy::parse_rules(request.value("rules"))?;
-        let expr_policy = super::policy::parse_expr_policy(request.value("expr_policy"))?;
+        let rules = super::policy::parse_rules(request.value("rules").as_deref())?;
+        let expr_policy = super::policy::parse_expr_policy(request.value("expr_policy").as_deref())?;
         let founder = request.node("node_id");
         if self.state.node(founder).is_none() {
             return Err(Refusal::NodeNotRegistered(founder));

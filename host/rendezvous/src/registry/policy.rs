@@ -25,7 +25,8 @@ impl Registry {
         self.enterprise_network(id, "network policies")?;
         self.require_role(call, id, STAFF)?;
         let mut policy = self.known_network(id)?.policy.clone();
-        let description = request.value("description").and_then(Value::as_str);
+        let description = request.value("description");
+        let description = description.as_deref().and_then(Value::as_str);
         amend(&mut policy, request.integer("max_members"), parse_ports(request)?, description)?;
         let shown_ports =
             if policy.allowed_ports.is_empty() { Value::Null } else { policy.allowed_ports.clone().into() };
@@ -46,7 +47,7 @@ impl Registry {
     pub(super) fn set_expr_policy(&mut self, call: &Call<'_>) -> Outcome {
         let id = call.request.network();
         self.require_role(call, id, STAFF)?;
-        let document = parse_expr_policy(call.request.value("expr_policy"))?;
+        let document = parse_expr_policy(call.request.value("expr_policy").as_deref())?;
         let cleared = document.is_none();
         if let Some(network) = self.state.network_mut(id) {
             network.expr_policy = document;
@@ -110,7 +111,8 @@ fn bad_port() -> Refusal {
 
 /// The ports of a request; `None` when it has none to set. No more are read than are needed to refuse them.
 fn parse_ports(request: Request<'_>) -> Result<Option<Vec<u16>>, Refusal> {
-    let Some(list) = request.value("allowed_ports").and_then(Value::as_array) else { return Ok(None) };
+    let list = request.value("allowed_ports");
+    let Some(list) = list.as_deref().and_then(Value::as_array) else { return Ok(None) };
     let port = |value: &Value| {
         let port = value.as_f64().filter(|p| (1.0..=f64::from(u16::MAX)).contains(p));
         // Cuts the fraction; the range has been checked.

@@ -4,10 +4,9 @@
 //! has to be signed, by whom and over what: a proof of anything else is as good as none.
 
 use pilot_wire::registry::{MSG_HEARTBEAT, MSG_RESOLVE, challenge, decode_heartbeat_req, decode_resolve_req};
-use serde_json::{Map, Value};
-
 use sha2::{Digest, Sha256};
 
+use super::query::{Form, Query};
 use super::Registry;
 use crate::key::{PublicKey, decode_base64, verify_together};
 use crate::message::Request;
@@ -17,7 +16,7 @@ use crate::message::Request;
 pub struct Claim {
     key: PublicKey,
     challenge: String,
-    signature: Vec<u8>,
+    signature: [u8; 64],
 }
 
 /// A claim that was checked.
@@ -46,7 +45,7 @@ impl Claim {
 
     fn digest(&self) -> [u8; 32] {
         // Key and signature have fixed sizes when they are good, so nothing can move from one part into the next.
-        let hash = Sha256::new().chain_update(self.key.as_bytes()).chain_update(&self.signature);
+        let hash = Sha256::new().chain_update(self.key.as_bytes()).chain_update(self.signature);
         hash.chain_update(&self.challenge).finalize().into()
     }
 }
@@ -96,10 +95,18 @@ impl ProofMemory {
 }
 
 impl Registry {
-    /// The signature of a request of JSON mode, for the requests that make up a registry's load; `None` for all others,
-    /// whose signatures [`handle`](Self::handle) checks itself.
-    pub fn signature_claim(&self, request: &Map<String, Value>) -> Option<Claim> {
-        let request = Request(request);
+    /// The signature of a request, for the requests that make up a registry's load; `None` for all others, whose
+    /// signatures [`handle`](Self::handle) checks itself.
+    pub fn signature_claim(&self, query: &Query<'_>) -> Option<Claim> {
+        match &query.0 {
+            Form::Message(members) | Form::Framed(members) => self.request_claim(Request(members)),
+            Form::Frame { kind, payload } => self.frame_claim(*kind, payload),
+            Form::Unreadable(_) => None,
+        }
+    }
+
+    fn request_claim(&self, request: Request<'_>) -> Option<Claim> {
+        let signature = Some(request.text("signature")).filter(|text| !text.is_empty())?;
         let (key, challenge) = match request.kind() {
             "register" => {
                 let text = request.text("public_key");
@@ -115,12 +122,11 @@ impl Registry {
             }
             _ => return None,
         };
-        let signature = Some(request.text("signature")).filter(|text| !text.is_empty())?;
-        Some(Claim { key, challenge, signature: decode_base64(signature).ok()? })
+        // One of any other length is wrong, which needs no calculation.
+        Some(Claim { key, challenge, signature: decode_base64(signature).ok()?.try_into().ok()? })
     }
 
-    /// As [`claim`](Self::signature_claim), of a frame of binary mode.
-    pub fn frame_signature_claim(&self, kind: u8, payload: &[u8]) -> Option<Claim> {
+    fn frame_claim(&self, kind: u8, payload: &[u8]) -> Option<Claim> {
         let (signer, challenge, signature) = match kind {
             MSG_HEARTBEAT => {
                 let request = decode_heartbeat_req(payload).ok()?;
@@ -133,7 +139,7 @@ impl Registry {
             }
             _ => return None,
         };
-        Some(Claim { key: self.state.identity(signer)?.key, challenge, signature: signature.to_vec() })
+        Some(Claim { key: self.state.identity(signer)?.key, challenge, signature })
     }
 
     /// Whether `signature` is `key`'s over `challenge`, by the proof at hand when it is about just that.

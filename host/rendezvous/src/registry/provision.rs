@@ -36,7 +36,7 @@ struct Plan {
 impl Registry {
     pub(super) fn provision_network(&mut self, call: &Call<'_>) -> Outcome {
         self.require_admin(call)?;
-        let blueprint = read_blueprint(call.request.value("blueprint"))?;
+        let blueprint = read_blueprint(call.request.value("blueprint").as_deref())?;
         let existing = self.state.network_named(&blueprint.name);
         let present = existing.and_then(|id| self.state.network(id)).map(|network| network.policy.clone());
         let plan = Plan::make(blueprint, present.unwrap_or_default())?;

@@ -100,6 +100,6 @@ impl Registry {
     /// Becomes what a primary has; gives what to commit.
     pub fn follow(&mut self, snapshot: Snapshot) -> Vec<Change> {
         self.state.replace(snapshot.state);
-        self.changes()
+        self.take_changes()
     }
 }

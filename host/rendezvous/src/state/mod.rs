@@ -54,7 +54,27 @@ pub(crate) struct State {
     invites: BTreeMap<u32, Vec<Invite>>,
     audit: BTreeMap<u64, AuditEntry>,
     operator: Operator,
-    changed: BTreeSet<RecordKey>,
+    changed: Changed,
+}
+
+/// The records that no store has heard of in their present form.
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(PartialEq))]
+struct Changed {
+    records: BTreeSet<RecordKey>,
+    /// One of them since [`State::begin`].
+    now: bool,
+}
+
+impl Changed {
+    fn insert(&mut self, key: RecordKey) {
+        self.records.insert(key);
+        self.now = true;
+    }
+
+    fn extend(&mut self, keys: impl IntoIterator<Item = RecordKey>) {
+        keys.into_iter().for_each(|key| self.insert(key));
+    }
 }
 
 // ---- identities and nodes
@@ -206,15 +226,21 @@ impl State {
     /// What a restart makes of it, which forgets when a signature was last checked.
     pub fn after_restart(mut self) -> Self {
         self.nodes.values_mut().for_each(|node| node.last_verified = None);
+        self.begin();
         self
     }
 }
 
 // ---- the server itself
 impl State {
-    /// Whether something changed that no store has heard of.
-    pub fn has_changes(&self) -> bool {
-        !self.changed.is_empty()
+    /// Begins a request.
+    pub fn begin(&mut self) {
+        self.changed.now = false;
+    }
+
+    /// Whether the request at hand has changed anything.
+    pub fn has_changed(&self) -> bool {
+        self.changed.now
     }
 
     /// How many node numbers have a holder, live or not.

@@ -47,7 +47,7 @@ pub enum RestoreError {
 impl State {
     /// The records changed since the last call, with their present content, in key order.
     pub fn take_changes(&mut self) -> Vec<Change> {
-        let changed = std::mem::take(&mut self.changed);
+        let changed = std::mem::take(&mut self.changed.records);
         changed.into_iter().map(|key| Change { key, value: self.encode(key) }).collect()
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::records::{KeyDates, Meta};
 use super::{
-    AuditEntry, BACKBONE, HandshakeRequest, HandshakeResponse, Identity, Inbox, Invite, JoinRule, Member,
+    AuditEntry, BACKBONE, Changed, HandshakeRequest, HandshakeResponse, Identity, Inbox, Invite, JoinRule, Member,
     Network, Node, Operator, PlannedRole, Policy, RecordKey, Role, State,
 };
 use crate::key::PublicKey;
@@ -638,7 +638,7 @@ fn differing<K: Ord, V>(
     new: &BTreeMap<K, V>,
     same: impl Fn(&V, &V) -> bool,
     key: impl Fn(&K) -> RecordKey,
-    out: &mut std::collections::BTreeSet<RecordKey>,
+    out: &mut Changed,
 ) {
     out.extend(old.keys().filter(|k| !new.contains_key(k)).map(&key));
     out.extend(new.iter().filter(|(k, v)| !old.get(k).is_some_and(|o| same(o, v))).map(|(k, _)| key(k)));

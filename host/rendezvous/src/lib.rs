@@ -28,5 +28,5 @@ pub use registry::{
     AnswerTooLarge, Claim, Proof, ProofMemory, Query, Registry, Reply, Snapshot, Stats,
 };
 pub use settings::{BeaconSettings, Settings};
-pub use state::{Change, RecordKey, RestoreError, SnapshotError};
+pub use state::{Change, KeyBytes, RecordKey, RestoreError, SnapshotError};
 pub use store::{Store, StoreError};

@@ -21,6 +21,15 @@ pub trait Store: Send {
     /// [`StoreError`]: nothing was written. The driver answers the requests concerned with an error and writes the
     /// changes together with the next ones; writing a change twice does no harm.
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Called now and then when there is nothing to write: does a part of the work that earlier commits have put off, a few
+    /// milliseconds of it, and says whether there is more. A store that puts nothing off has nothing to do.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing was done; nothing is lost either.
+    fn tidy(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 }
 
 /// Why a store failed; the cause is the database's own error.

@@ -21,6 +21,8 @@ pub(super) type CommitSender = mpsc::Sender<Order>;
 pub(super) enum Order {
     /// Write the changes of one request and tell whoever waits for them.
     Write { changes: Vec<Change>, done: oneshot::Sender<bool> },
+    /// Let the store tidy up until there is something to write.
+    Tidy,
     /// Close the store behind what was ordered before.
     Close,
 }
@@ -70,18 +72,22 @@ impl Committer {
 }
 
 fn run(mut store: Box<dyn Store>, mut orders: mpsc::Receiver<Order>) {
-    let mut unwritten: BTreeMap<RecordKey, Option<Vec<u8>>> = BTreeMap::new();
+    let mut unwritten = Vec::new();
     let mut waiting = Vec::new();
     let mut open = true;
     while open && let Some(first) = orders.blocking_recv() {
-        let mut next = Some(first);
+        let (mut next, mut tidy) = (Some(first), false);
         while let Some(order) = next.take() {
             match order {
                 Order::Write { changes, done } => {
-                    // Of several changes to one record only the last one counts.
-                    unwritten.extend(changes.into_iter().map(|change| (change.key, change.value)));
+                    if unwritten.is_empty() {
+                        unwritten = changes;
+                    } else {
+                        unwritten.extend(changes);
+                    }
                     waiting.push(done);
                 }
+                Order::Tidy => tidy = true,
                 Order::Close => open = false,
             }
             if open && waiting.len() < BATCH {
@@ -93,6 +99,13 @@ fn run(mut store: Box<dyn Store>, mut orders: mpsc::Receiver<Order>) {
             // Whoever hung up in the meantime needs no news.
             let _ = done.send(stored);
         }
+        while tidy && open && orders.is_empty() {
+            tidy = store.tidy().unwrap_or_else(|e| {
+                let cause = &e.cause;
+                tracing::warn!(error = %e, %cause, "rendezvous: the store could not be tidied up; later again");
+                false
+            });
+        }
     }
     if !unwritten.is_empty() && !write(store.as_mut(), &mut unwritten) {
         tracing::error!(
@@ -102,15 +115,18 @@ fn run(mut store: Box<dyn Store>, mut orders: mpsc::Receiver<Order>) {
     }
 }
 
-fn write(store: &mut dyn Store, unwritten: &mut BTreeMap<RecordKey, Option<Vec<u8>>>) -> bool {
-    let changes: Vec<Change> =
-        std::mem::take(unwritten).into_iter().map(|(key, value)| Change { key, value }).collect();
-    match store.commit(&changes) {
-        Ok(()) => true,
+fn write(store: &mut dyn Store, unwritten: &mut Vec<Change>) -> bool {
+    match store.commit(unwritten) {
+        Ok(()) => {
+            unwritten.clear();
+            true
+        }
         Err(e) => {
             let cause = &e.cause;
             tracing::error!(error = %e, %cause, "rendezvous: changes not stored yet; the requests were refused");
-            unwritten.extend(changes.into_iter().map(|change| (change.key, change.value)));
+            // Of several changes to one record only the last one counts, so what has to wait cannot grow without end.
+            let last: BTreeMap<_, _> = unwritten.drain(..).map(|change| (change.key, change.value)).collect();
+            unwritten.extend(last.into_iter().map(|(key, value)| Change { key, value }));
             false
         }
     }

@@ -243,6 +243,14 @@ impl Desk {
         let _ = self.change(|registry| registry.sweep(unix_now())).await;
     }
 
+    /// Lets the store tidy up when it has nothing else to do.
+    pub fn tidy(&self) {
+        if let Some(commits) = &self.commits {
+            // A full queue says that it has.
+            let _ = commits.try_send(Order::Tidy);
+        }
+    }
+
     /// Stores what is only worth storing at the end.
     pub async fn last_commit(&self) {
         if self.commits.is_some() {

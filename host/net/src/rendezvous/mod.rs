@@ -15,7 +15,7 @@
 //! | `replication` | one per standby that follows; one when this server follows another | a connection |
 //! | `webhook` | one: tells the operator's webhook what the audit log says | nothing |
 //! | `dashboard` | one, and one per browser, when it is wanted | the HTTP socket |
-//! | `clerk` | one, every 10 s | nothing; removes silent nodes |
+//! | `clerk` | one, every 10 s | nothing; removes silent nodes, has the store tidied up |
 //!
 //! Every change of the registry is in the store before its answer is on the wire. Every buffer is bounded: connections by
 //! number, bodies by size and by what all of them together may hold, queues by length.
@@ -268,14 +268,17 @@ async fn bind_compat(listen: CompatListen) -> Result<Compat, BindError> {
     Ok(Compat { listener, addr, certificate, max_clients, challenge_max_age })
 }
 
-/// Removes silent nodes until the server stops.
+/// Removes silent nodes, and has the store tidied up, until the server stops.
 async fn clerk(desk: Arc<Desk>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => desk.sweep().await,
+            _ = ticks.tick() => {
+                desk.sweep().await;
+                desk.tidy();
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::query::{Form, Query};
 use super::Registry;
-use crate::key::{PublicKey, decode_base64, verify_together};
+use crate::key::{PublicKey, decode_array, verify_together};
 use crate::message::Request;
 
 /// A signature that a request carries.
@@ -123,7 +123,7 @@ impl Registry {
             _ => return None,
         };
         // One of any other length is wrong, which needs no calculation.
-        Some(Claim { key, challenge, signature: decode_base64(signature).ok()?.try_into().ok()? })
+        Some(Claim { key, challenge, signature: decode_array(signature).ok()? })
     }
 
     fn frame_claim(&self, kind: u8, payload: &[u8]) -> Option<Claim> {

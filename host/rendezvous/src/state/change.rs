@@ -31,20 +31,23 @@ pub enum RecordKey {
 impl RecordKey {
     /// The key as bytes for a store: one letter for the table, then the numbers big-endian, so that one table's records
     /// lie together in numeric order.
-    pub fn to_bytes(self) -> Vec<u8> {
-        let (table, numbers): (u8, Vec<u8>) = match self {
-            Self::Meta => (b'#', Vec::new()),
-            Self::Identity(id) => (b'i', id.to_be_bytes().to_vec()),
-            Self::Node(id) => (b'n', id.to_be_bytes().to_vec()),
-            Self::Network(id) => (b'w', id.to_be_bytes().to_vec()),
-            Self::Member(network, node) => (b'm', [&network.to_be_bytes()[..], &node.to_be_bytes()].concat()),
-            Self::Trust(low, high) => (b't', [low.to_be_bytes(), high.to_be_bytes()].concat()),
-            Self::Inbox(id) => (b'h', id.to_be_bytes().to_vec()),
-            Self::Invites(id) => (b'v', id.to_be_bytes().to_vec()),
-            Self::Audit(number) => (b'a', number.to_be_bytes().to_vec()),
-            Self::Operator => (b'o', Vec::new()),
+    pub fn to_bytes(self) -> KeyBytes {
+        let mut key = KeyBytes { bytes: [0; KeyBytes::MAX], len: 0 };
+        match self {
+            Self::Meta => key.push(b"#"),
+            Self::Identity(id) => key.push(b"i").push(&id.to_be_bytes()),
+            Self::Node(id) => key.push(b"n").push(&id.to_be_bytes()),
+            Self::Network(id) => key.push(b"w").push(&id.to_be_bytes()),
+            Self::Member(network, node) => {
+                key.push(b"m").push(&network.to_be_bytes()).push(&node.to_be_bytes())
+            }
+            Self::Trust(low, high) => key.push(b"t").push(&low.to_be_bytes()).push(&high.to_be_bytes()),
+            Self::Inbox(id) => key.push(b"h").push(&id.to_be_bytes()),
+            Self::Invites(id) => key.push(b"v").push(&id.to_be_bytes()),
+            Self::Audit(number) => key.push(b"a").push(&number.to_be_bytes()),
+            Self::Operator => key.push(b"o"),
         };
-        [&[table][..], &numbers].concat()
+        key
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote; `None` for anything else.
@@ -73,6 +76,34 @@ impl RecordKey {
     }
 }
 
+/// A [`RecordKey`] as bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyBytes {
+    bytes: [u8; Self::MAX],
+    len: usize,
+}
+
+impl KeyBytes {
+    /// The longest: a letter and eight bytes of numbers.
+    const MAX: usize = 9;
+
+    fn push(&mut self, part: &[u8]) -> &mut Self {
+        for byte in part {
+            self.bytes[self.len] = *byte;
+            self.len += 1;
+        }
+        self
+    }
+}
+
+impl std::ops::Deref for KeyBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// One changed record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -97,6 +128,8 @@ mod tests {
             RecordKey::Trust(3, 4),
             RecordKey::Inbox(0),
             RecordKey::Invites(5),
+            RecordKey::Audit(u64::MAX),
+            RecordKey::Operator,
         ];
         for key in keys {
             let bytes = key.to_bytes();

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::key::PublicKey;
 
-pub use change::{Change, RecordKey};
+pub use change::{Change, KeyBytes, RecordKey};
 pub(crate) use records::{
     AuditEntry, HandshakeRequest, HandshakeResponse, Identity, Inbox, Invite, JoinRule, Member, Network,
     Node, Operator, PlannedRole, Policy, Role,

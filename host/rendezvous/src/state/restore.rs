@@ -151,7 +151,11 @@ impl State {
 }
 
 fn to_bytes<T: Serialize>(record: &T) -> Vec<u8> {
-    serde_json::to_vec(record).expect("records have text keys only and no fallible serializer")
+    // What a node takes with all that most nodes say about themselves.
+    let mut bytes = Vec::with_capacity(224);
+    serde_json::to_writer(&mut bytes, record)
+        .expect("records have text keys only and no fallible serializer");
+    bytes
 }
 
 fn from_bytes<T: DeserializeOwned>(key: RecordKey, bytes: &[u8]) -> Result<T, RestoreError> {

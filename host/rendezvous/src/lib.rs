@@ -24,9 +24,7 @@ mod store;
 pub use beacon::bridge::{Clients, bridge_addr, bridged_node};
 pub use beacon::{Beacon, Moment};
 pub use key::verify_signature;
-pub use registry::{
-    AnswerTooLarge, Claim, Proof, ProofMemory, Query, Registry, Reply, Snapshot, Stats,
-};
+pub use registry::{AnswerTooLarge, Claim, Proof, ProofMemory, Query, Registry, Reply, Snapshot, Stats};
 pub use settings::{BeaconSettings, Settings};
 pub use state::{Change, KeyBytes, RecordKey, RestoreError, SnapshotError};
 pub use store::{Store, StoreError};

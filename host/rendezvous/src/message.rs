@@ -194,7 +194,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Member<'a> {
 }
 
 /// An answer under construction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Answer(Vec<(&'static str, Value)>);
 
 impl Answer {
@@ -249,6 +249,11 @@ impl Answer {
     /// A member that was added.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    /// The answer, and nothing in its place.
+    pub fn take(&mut self) -> Self {
+        Self(std::mem::take(&mut self.0))
     }
 
     /// The text of the object, as the peers write it, behind what `out` holds.
@@ -334,6 +339,6 @@ mod tests {
         answer.write(&mut text);
         assert_eq!(text, r#"{"a":"\u003c","b":2,"type":"x_ok"}"#);
         assert_eq!(answer.get("b"), Some(&Value::from(2)));
-        assert_eq!(pilot_wire::gojson::object_to_vec(&answer.done()), text.as_bytes());
+        assert_eq!(gojson::object_to_vec(&answer.done()), text.as_bytes());
     }
 }

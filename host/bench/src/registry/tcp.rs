@@ -49,8 +49,30 @@ pub struct Round {
     pub per_second: f64,
     /// Bytes of the last answer, header included.
     pub answer_len: usize,
-    /// JSON mode: the answers with the number of their request.
-    answers: Vec<(usize, Vec<u8>)>,
+    /// JSON mode: the answers of each connection.
+    answers: Vec<Kept>,
+}
+
+/// Answers as they came, in one piece: what the client does with them should not be measured.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    /// The number of the request, and where its answer ends.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Kept {
+    fn push(&mut self, number: usize, answer: &[u8]) {
+        self.bytes.extend_from_slice(answer);
+        self.ends.push((number, self.bytes.len()));
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let mut start = 0;
+        self.ends
+            .iter()
+            .map(move |(number, end)| (*number, &self.bytes[std::mem::replace(&mut start, *end)..*end]))
+    }
 }
 
 /// Registrations made ready per millisecond of a round: more than any server on two cores takes.
@@ -116,10 +138,10 @@ impl Plan {
     /// The nodes that a round of registrations made.
     pub fn nodes(&self, round: &Round) -> Result<Vec<Node>> {
         let mut nodes = Vec::new();
-        for (number, answer) in &round.answers {
+        for (number, answer) in round.answers.iter().flat_map(Kept::iter) {
             let answer: Value = serde_json::from_slice(answer)?;
             let id = answer["node_id"].as_u64().with_context(|| format!("register: {answer}"))?;
-            let identity = self.identities.get(*number).context("an answer to nothing")?.clone();
+            let identity = self.identities.get(number).context("an answer to nothing")?.clone();
             nodes.push(Node { id: u32::try_from(id)?, identity });
         }
         Ok(nodes)
@@ -266,7 +288,7 @@ async fn run(
         let (answered, answer_len, kept) = done??;
         count += answered;
         round.answer_len = round.answer_len.max(answer_len);
-        round.answers.extend(kept);
+        round.answers.push(kept);
     }
     round.per_second = count as f64 / started.elapsed().as_secs_f64();
     Ok(round)
@@ -281,11 +303,11 @@ struct Link {
 }
 
 /// Answers counted, the length of the last one, and those of JSON mode.
-type Tally = (usize, usize, Vec<(usize, Vec<u8>)>);
+type Tally = (usize, usize, Kept);
 
 impl Link {
     async fn run(mut self, end: Instant) -> Result<Tally> {
-        let (mut count, mut answer_len, mut kept) = (0, 0, Vec::new());
+        let (mut count, mut answer_len, mut kept) = (0, 0, Kept::default());
         let mut answer = Vec::new();
         let mut padded = Vec::new();
         while Instant::now() < end {
@@ -311,7 +333,7 @@ impl Link {
                         }
                     } else {
                         self.stream.read_exact(&mut answer).await?;
-                        kept.push((number, answer.clone()));
+                        kept.push(number, &answer);
                     }
                 }
                 Answers::Fixed { ask, answer: size } => {

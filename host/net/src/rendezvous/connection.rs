@@ -75,6 +75,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, source: 
         shared,
         intake: Intake::default(),
         out: Vec::new(),
+        visit: None,
         patience: Patience::new(shared),
         opened: Instant::now(),
         requests: 0,
@@ -94,6 +95,8 @@ struct Connection<'a, S> {
     intake: Intake,
     /// Answers to send.
     out: Vec<u8>,
+    /// What the last request travelled in, for the next one.
+    visit: Option<Box<Visit>>,
     patience: Patience,
     opened: Instant,
     requests: u64,
@@ -187,14 +190,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
 
     /// Hands in the request at the front of the intake, `consumed` bytes of which the last `len` are its body.
     async fn ask(&mut self, frame: Option<u8>, len: usize, consumed: usize) -> Result<(), End> {
-        let visit = Visit {
-            source: self.source,
-            frame,
-            intake: std::mem::take(&mut self.intake),
-            head: consumed - len,
-            request: consumed,
-            out: std::mem::take(&mut self.out),
-        };
+        let mut visit = self.visit.take().unwrap_or_else(|| Box::new(Visit::of(self.source)));
+        visit.frame = frame;
+        (visit.head, visit.request) = (consumed - len, consumed);
+        std::mem::swap(&mut visit.intake, &mut self.intake);
+        std::mem::swap(&mut visit.out, &mut self.out);
         let desk = &self.shared.desk;
         let over = if len < LARGE {
             desk.ask(visit).await
@@ -203,8 +203,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             let _place = self.shared.decoding.acquire().await;
             desk.ask_alone(visit).await
         };
-        let (visit, after) = over.ok_or(End::Done)?;
-        (self.intake, self.out) = (visit.intake, visit.out);
+        let (mut visit, after) = over.ok_or(End::Done)?;
+        std::mem::swap(&mut visit.intake, &mut self.intake);
+        std::mem::swap(&mut visit.out, &mut self.out);
+        self.visit = Some(visit);
         self.intake.consume(consumed);
         match after {
             After::Next => self.answered().await,

@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use pilot_rendezvous::{Change, Claim, Proof, ProofMemory, Query, Registry, Reply, Snapshot, Stats};
+use pilot_rendezvous::{Change, Claim, Proof, ProofMemory, Registry, Reply, Snapshot, Stats};
 use pilot_wire::registry::MessageError;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
@@ -63,14 +63,14 @@ impl Desk {
 
     /// One request, together with those of other connections; its answer is in the visit that comes back. `None` when the
     /// server is stopping.
-    pub async fn ask(&self, visit: Visit) -> Option<Done> {
+    pub async fn ask(&self, visit: Box<Visit>) -> Option<Done> {
         let (waiting, over) = Waiting::new(visit);
         self.queue.put(waiting);
         over.await.ok()
     }
 
     /// One request by itself: one that takes long to read, so that no other has to wait for it.
-    pub async fn ask_alone(self: &Arc<Self>, visit: Visit) -> Option<Done> {
+    pub async fn ask_alone(self: &Arc<Self>, visit: Box<Visit>) -> Option<Done> {
         let (waiting, over) = Waiting::new(visit);
         self.serve(vec![waiting]).await;
         over.await.ok()
@@ -80,19 +80,16 @@ impl Desk {
     pub async fn work(self: Arc<Self>) {
         loop {
             self.queue.filled().await;
-            loop {
-                let batch = self.queue.take();
-                if batch.is_empty() {
-                    break;
-                }
+            while let Some((batch, turn)) = self.queue.take() {
                 self.serve(batch).await;
+                drop(turn);
                 tokio::task::yield_now().await;
             }
         }
     }
 
     /// Works on some requests and gives each back: at once, or when its changes are stored.
-    async fn serve(self: &Arc<Self>, batch: Vec<Waiting>) {
+    async fn serve(self: &Arc<Self>, mut batch: Vec<Waiting>) {
         // The place in the committer's queue comes first, so that nothing has to wait while the lock is held.
         let place = match &self.commits {
             // Without a committer the server is stopping, and who waits finds that out.
@@ -102,43 +99,41 @@ impl Desk {
             },
             None => None,
         };
-        let (replies, stored) = self.handle(&batch, place);
-        let mut unstored = Vec::new();
-        let mut scratch = String::new();
-        for (Waiting { mut visit, done }, reply) in batch.into_iter().zip(replies) {
-            let reply = match reply {
-                Ok(reply) => reply,
+        let (replies, stored) = self.handle(&mut batch, place);
+        let mut unstored = Vec::with_capacity(if stored.is_some() { batch.len() } else { 0 });
+        for (Waiting { visit, done }, reply) in batch.into_iter().zip(replies) {
+            match reply {
+                Ok(reply) if stored.is_some() && reply.reply.changed => {
+                    unstored.push((Waiting { visit, done }, reply));
+                }
+                Ok(reply) => self.finish(visit, done, reply),
                 Err(e) => {
                     let _ = done.send((visit, After::Unreadable(e)));
-                    continue;
                 }
-            };
-            let before = visit.out.len();
-            let after = answer(&reply.reply, &mut visit, &mut scratch);
-            let served = Served { waiting: Waiting { visit, done }, reply, after, before };
-            if stored.is_some() && served.reply.reply.changed {
-                unstored.push(served);
-            } else {
-                self.finish(served);
             }
         }
         if let Some(stored) = stored {
             let desk = self.clone();
             tokio::spawn(async move {
                 let stored = matches!(stored.await, Ok(true));
-                for served in unstored {
-                    desk.finish(if stored { served } else { served.not_stored() });
+                for (Waiting { mut visit, done }, mut reply) in unstored {
+                    if !stored {
+                        reply = reply.not_stored(&mut visit);
+                    }
+                    desk.finish(visit, done, reply);
                 }
             });
         }
     }
 
-    /// The part that needs the registry. Also gives the news whether the changes are stored, if there are any.
+    /// The part that needs the registry: puts the answers into the visits. Also gives the news whether the changes are
+    /// stored, if there are any.
     fn handle(
         &self,
-        batch: &[Waiting],
+        batch: &mut [Waiting],
         place: Option<mpsc::OwnedPermit<Order>>,
     ) -> (Vec<Result<Handled, MessageError>>, Option<oneshot::Receiver<bool>>) {
+        let mut outs: Vec<_> = batch.iter_mut().map(|w| std::mem::take(&mut w.visit.out)).collect();
         let texts: Vec<_> = batch.iter().map(|w| w.visit.text()).collect();
         let queries: Vec<_> = batch.iter().zip(&texts).map(|(w, text)| w.visit.query(text)).collect();
         let claims = {
@@ -146,20 +141,31 @@ impl Desk {
             queries.iter().map(|q| registry.signature_claim(q.as_ref().ok()?)).collect()
         };
         let proofs = self.check(claims);
-        let now = unix_now();
+        let (now, mut scratch) = (unix_now(), String::with_capacity(512));
+        let mut replies = Vec::with_capacity(batch.len());
         let mut registry = self.write();
-        let mut handle = |(waiting, (query, proof)): (&Waiting, (Result<Query<'_>, MessageError>, _))| {
-            let mut reply = registry.handle(now, waiting.visit.source, &query?, proof);
-            let letter = letter(&registry, reply.audit.take());
-            Ok(Handled { reply, letter })
-        };
-        let replies = batch.iter().zip(queries.into_iter().zip(proofs)).map(&mut handle).collect();
+        for (((waiting, query), proof), out) in batch.iter().zip(queries).zip(proofs).zip(&mut outs) {
+            replies.push(query.map(|query| {
+                let mut reply = registry.handle(now, waiting.visit.source, &query, proof);
+                let letter = letter(&registry, reply.audit.take()).map(Box::new);
+                let before = out.len();
+                // Written at once, lock or not: memory that is free again before the next answer needs some costs a tenth of
+                // memory that is not.
+                let after = answer(&mut reply, &mut scratch, out);
+                Handled { reply, letter, after, before }
+            }));
+        }
         let changes = registry.take_changes();
         let stored = place.filter(|_| !changes.is_empty()).map(|place| {
             let (order, stored) = Order::write(changes);
             place.send(order);
             stored
         });
+        drop(registry);
+        drop(texts);
+        for (waiting, out) in batch.iter_mut().zip(outs) {
+            waiting.visit.out = out;
+        }
         (replies, stored)
     }
 
@@ -194,18 +200,17 @@ impl Desk {
     }
 
     /// Passes news on and gives the visit back.
-    fn finish(&self, served: Served) {
-        let Served { waiting: Waiting { visit, done }, reply: Handled { reply, letter }, after, .. } = served;
-        for node in &reply.notify {
+    fn finish(&self, visit: Box<Visit>, done: oneshot::Sender<Done>, handled: Handled) {
+        for node in &handled.reply.notify {
             let _ = self.notices.try_send(*node);
         }
-        if let Some(letter) = letter
-            && let Err(e) = self.letters.try_send(letter)
+        if let Some(letter) = handled.letter
+            && let Err(e) = self.letters.try_send(*letter)
         {
             self.undelivered(e.into_inner().entry);
         }
         // Whoever hung up in the meantime needs no answer.
-        let _ = done.send((visit, after));
+        let _ = done.send((visit, handled.after));
     }
 
     /// Becomes what a primary has.
@@ -296,37 +301,31 @@ impl Desk {
     }
 }
 
-/// What the registry made of one request.
+/// What the registry made of one request; its answer is in the visit.
 struct Handled {
     reply: Reply,
-    letter: Option<Letter>,
-}
-
-/// A request with its answer written.
-struct Served {
-    waiting: Waiting,
-    reply: Handled,
+    letter: Option<Box<Letter>>,
     after: After,
     /// Length of the answers without this one.
     before: usize,
 }
 
-impl Served {
+impl Handled {
     /// The same with a refusal for its answer.
-    fn not_stored(mut self) -> Self {
-        self.reply = Handled { reply: self.reply.reply.not_stored(), letter: None };
-        self.waiting.visit.out.truncate(self.before);
-        self.after = answer(&self.reply.reply, &mut self.waiting.visit, &mut String::new());
-        self
+    fn not_stored(self, visit: &mut Visit) -> Self {
+        let mut reply = self.reply.not_stored();
+        visit.out.truncate(self.before);
+        let after = answer(&mut reply, &mut String::new(), &mut visit.out);
+        Self { reply, letter: None, after, before: self.before }
     }
 }
 
 /// Writes an answer.
-fn answer(reply: &Reply, visit: &mut Visit, scratch: &mut String) -> After {
+fn answer(reply: &mut Reply, scratch: &mut String, out: &mut Vec<u8>) -> After {
     if reply.subscribed {
         return After::Feed;
     }
-    match reply.write(scratch, &mut visit.out) {
+    match reply.write(scratch, out) {
         Err(e) => After::TooLarge(e),
         Ok(()) if reply.close => After::Close,
         Ok(()) => After::Next,

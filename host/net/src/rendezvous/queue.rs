@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use pilot_rendezvous::{AnswerTooLarge, Query};
@@ -21,6 +22,9 @@ use super::intake::Intake;
 /// Visits worked on together; signatures of as many keep a core busy for about three milliseconds. From about a hundred
 /// on their calculation changes to one that gets cheaper with each further one.
 const BATCH: usize = 128;
+
+/// A second task begins only when so many are waiting: a signature checked with few others costs more.
+const WORTH: usize = 16;
 
 /// One request of a connection, with the connection's buffers, which go there and back.
 #[derive(Debug)]
@@ -38,6 +42,11 @@ pub(super) struct Visit {
 }
 
 impl Visit {
+    /// One without a request.
+    pub fn of(source: SocketAddr) -> Self {
+        Self { source, frame: None, intake: Intake::default(), head: 0, request: 0, out: Vec::new() }
+    }
+
     fn body(&self) -> &[u8] {
         self.intake.pending().get(self.head..self.request).unwrap_or_default()
     }
@@ -73,18 +82,18 @@ pub(super) enum After {
 }
 
 /// A visit that is over.
-pub(super) type Done = (Visit, After);
+pub(super) type Done = (Box<Visit>, After);
 
 /// A visit and whom to give it back to.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub visit: Visit,
+    pub visit: Box<Visit>,
     pub done: oneshot::Sender<Done>,
 }
 
 impl Waiting {
     /// A visit, and the news that it is over; none when the server stops first.
-    pub fn new(visit: Visit) -> (Self, oneshot::Receiver<Done>) {
+    pub fn new(visit: Box<Visit>) -> (Self, oneshot::Receiver<Done>) {
         let (done, over) = oneshot::channel();
         (Self { visit, done }, over)
     }
@@ -95,6 +104,18 @@ impl Waiting {
 pub(super) struct Queue {
     waiting: Mutex<VecDeque<Waiting>>,
     filled: Notify,
+    /// Tasks that work on visits.
+    working: AtomicUsize,
+}
+
+/// A task's turn, from taking visits until they are done.
+#[derive(Debug)]
+pub(super) struct Turn<'a>(&'a Queue);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.working.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Queue {
@@ -109,10 +130,17 @@ impl Queue {
         tokio::task::yield_now().await;
     }
 
-    /// As many as are worked on together; none when there are none.
-    pub fn take(&self) -> Vec<Waiting> {
+    /// As many as are worked on together; `None` when there are none, or when it is better to leave the few there are to a
+    /// task that is at work and will come back for them.
+    pub fn take(&self) -> Option<(Vec<Waiting>, Turn<'_>)> {
         let (batch, more) = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let least = if self.working.load(Ordering::Relaxed) > 0 { WORTH } else { 1 };
+            if waiting.len() < least {
+                return None;
+            }
+            // Counted under the lock, and so is the look at it.
+            self.working.fetch_add(1, Ordering::Relaxed);
             let len = waiting.len().min(BATCH);
             (waiting.drain(..len).collect::<Vec<_>>(), !waiting.is_empty())
         };
@@ -120,6 +148,6 @@ impl Queue {
             // Another task may take these meanwhile.
             self.filled.notify_one();
         }
-        batch
+        Some((batch, Turn(self)))
     }
 }

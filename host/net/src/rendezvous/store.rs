@@ -205,7 +205,7 @@ impl RedbStore {
 
 /// Changes in a row: length of the key (u8), key, length of the value (u32, little-endian; [`GONE`] without one), value.
 fn encode(changes: &[Change]) -> Vec<u8> {
-    let value_len = |change: &Change| change.value.as_ref().map_or(0, Vec::len);
+    let value_len = |change: &Change| change.value.as_ref().map_or(0, |value| value.len());
     let mut entry = Vec::with_capacity(changes.iter().map(|change| 14 + value_len(change)).sum());
     for change in changes {
         let key = change.key.to_bytes();
@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     fn change(node: u32, value: Option<&str>) -> Change {
-        Change { key: RecordKey::Node(node), value: value.map(|v| v.as_bytes().to_vec()) }
+        Change { key: RecordKey::Node(node), value: value.map(|v| v.to_owned().into()) }
     }
 
     /// What a server finds that is started on the directory as it is now, after a kill -9.
@@ -286,15 +286,14 @@ mod tests {
         for round in 0..12_u32 {
             // Large: 100 records, some of them again in every round, some of them gone. They are more than a slice.
             let value = format!("{round}{long}");
-            let mut changes: Vec<_> =
-                (0..100).map(|n| change(n * (1 + round % 3), Some(&value))).collect();
+            let mut changes: Vec<_> = (0..100).map(|n| change(n * (1 + round % 3), Some(&value))).collect();
             changes.push(change(round, None));
             let few = [change(1, Some("few")), change(round + 1, None)];
             for changes in [&changes[..], &few] {
                 store.commit(changes).unwrap();
                 for change in changes {
                     match &change.value {
-                        Some(value) => drop(want.insert(change.key, value.clone())),
+                        Some(value) => drop(want.insert(change.key, value.to_vec())),
                         None => drop(want.remove(&change.key)),
                     }
                 }

@@ -451,7 +451,7 @@ impl Store for Fickle {
         let mut records = self.records.lock().unwrap();
         for change in changes {
             match &change.value {
-                Some(value) => drop(records.insert(change.key, value.clone())),
+                Some(value) => drop(records.insert(change.key, value.to_vec())),
                 None => drop(records.remove(&change.key)),
             }
         }

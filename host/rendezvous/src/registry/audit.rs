@@ -69,11 +69,7 @@ const DETAILS: &[&str] = &[
 
 impl Registry {
     /// Logs a request that changed something. Gives the entry, if there is one, in the form of the webhook's body.
-    pub(super) fn audit(
-        &mut self,
-        call: &Call<'_>,
-        answer: &Answer,
-    ) -> Option<Map<String, Value>> {
+    pub(super) fn audit(&mut self, call: &Call<'_>, answer: &Answer) -> Option<Map<String, Value>> {
         if !self.state.has_changed() {
             return None;
         }

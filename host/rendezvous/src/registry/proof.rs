@@ -6,8 +6,8 @@
 use pilot_wire::registry::{MSG_HEARTBEAT, MSG_RESOLVE, challenge, decode_heartbeat_req, decode_resolve_req};
 use sha2::{Digest, Sha256};
 
-use super::query::{Form, Query};
 use super::Registry;
+use super::query::{Form, Query};
 use crate::key::{PublicKey, decode_array, verify_together};
 use crate::message::Request;
 

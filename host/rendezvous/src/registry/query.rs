@@ -112,23 +112,25 @@ impl Reply {
         Self::frame(MSG_ERROR, encode_error(text))
     }
 
-    /// Appends the answer as it goes over the connection. `scratch` is for the text on its way; whoever writes many
-    /// answers passes the same one.
+    /// Appends the answer as it goes over the connection, and lets go of it. `scratch` is for the text on its way; whoever
+    /// writes many answers passes the same one.
     ///
     /// # Errors
     /// [`AnswerTooLarge`]; `out` is then unchanged.
-    pub fn write(&self, scratch: &mut String, out: &mut Vec<u8>) -> Result<(), AnswerTooLarge> {
+    pub fn write(&mut self, scratch: &mut String, out: &mut Vec<u8>) -> Result<(), AnswerTooLarge> {
         scratch.clear();
-        match &self.body {
+        match &mut self.body {
             Body::Message(answer) => {
-                answer.write(scratch);
+                answer.take().write(scratch);
                 encode_raw_message(scratch.as_bytes(), out).map_err(|_| AnswerTooLarge)
             }
             Body::Framed(answer) => {
-                answer.write(scratch);
+                answer.take().write(scratch);
                 encode_frame(MSG_JSON, scratch.as_bytes(), out).map_err(|_| AnswerTooLarge)
             }
-            Body::Frame(kind, payload) => encode_frame(*kind, payload, out).map_err(|_| AnswerTooLarge),
+            Body::Frame(kind, payload) => {
+                encode_frame(*kind, &std::mem::take(payload), out).map_err(|_| AnswerTooLarge)
+            }
         }
     }
 

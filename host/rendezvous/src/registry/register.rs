@@ -14,6 +14,7 @@
 //! also trust pairs and waiting messages, because nobody has checked that the owner is the same (the peers keep those).
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::{Call, Outcome, Registry};
@@ -145,7 +146,7 @@ impl Registry {
         Answer::ok("register")
             .with("node_id", id)
             .with("network_id", 0)
-            .with("address", Addr::backbone(id).to_string())
+            .with("address", address_text(id))
             .with("public_key", key.to_string())
             .with("observed_addr", observed_addr)
             .with("protocol_version", PROTOCOL_VERSION)
@@ -189,6 +190,15 @@ impl Registry {
             Err(Refusal::RegistrationSignatureWrong)
         }
     }
+}
+
+/// A node's address as text.
+fn address_text(id: u32) -> String {
+    // As long as it gets, so that it is written in one go.
+    let mut text = String::with_capacity("0:0000.0000.0000".len());
+    // Writing to a text cannot fail.
+    let _ = write!(text, "{}", Addr::backbone(id));
+    text
 }
 
 fn check_lengths(request: Request<'_>) -> Result<(), Refusal> {

@@ -3,6 +3,8 @@
 //! Made by [`State`](super::State), carried by every [`Reply`](crate::Reply), written by a [`Store`](crate::Store). A
 //! change holds the record's whole new content, so applying it twice, or only the last of several, gives the same result.
 
+use bytes::Bytes;
+
 /// Which record a change is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
@@ -109,8 +111,8 @@ impl std::ops::Deref for KeyBytes {
 pub struct Change {
     /// Which record.
     pub key: RecordKey,
-    /// Its new content, or `None` when it is gone.
-    pub value: Option<Vec<u8>>,
+    /// Its new content, or `None` when it is gone. The contents of changes that are taken together lie in one buffer.
+    pub value: Option<Bytes>,
 }
 
 #[cfg(test)]

@@ -3,10 +3,14 @@
 //! Called by the registry after each request and at start. A store that contradicts itself is refused whole; a registry
 //! that lost half of its trust pairs without a word would be worse than one that does not start.
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Change, FORMAT, RecordKey, State};
+
+/// Bytes of most records at most.
+const USUAL: usize = 192;
 
 /// Why stored records make no state. The fault is the store's: restore it from a copy, or start with an empty one.
 #[derive(Debug, thiserror::Error)]
@@ -48,27 +52,38 @@ impl State {
     /// The records changed since the last call, with their present content, in key order.
     pub fn take_changes(&mut self) -> Vec<Change> {
         let changed = std::mem::take(&mut self.changed.records);
-        changed.into_iter().map(|key| Change { key, value: self.encode(key) }).collect()
+        let mut buffer = Vec::with_capacity(changed.len() * USUAL);
+        let mut ends = Vec::with_capacity(changed.len());
+        for key in &changed {
+            ends.push(self.encode(*key, &mut buffer).then_some(buffer.len()));
+        }
+        let (buffer, mut start) = (Bytes::from(buffer), 0);
+        let change = |(key, end): (RecordKey, Option<usize>)| {
+            let value = end.map(|end| buffer.slice(std::mem::replace(&mut start, end)..end));
+            Change { key, value }
+        };
+        changed.into_iter().zip(ends).map(change).collect()
     }
 
     /// One record as it is, if it is there.
     pub fn record(&self, key: RecordKey) -> Option<Change> {
-        let value = Some(self.encode(key)?);
-        Some(Change { key, value })
+        let mut buffer = Vec::new();
+        self.encode(key, &mut buffer).then(|| Change { key, value: Some(buffer.into()) })
     }
 
-    fn encode(&self, key: RecordKey) -> Option<Vec<u8>> {
+    /// Appends a record as it is; false when it is not there.
+    fn encode(&self, key: RecordKey, out: &mut Vec<u8>) -> bool {
         match key {
-            RecordKey::Meta => Some(to_bytes(&self.meta)),
-            RecordKey::Identity(id) => self.identities.get(&id).map(to_bytes),
-            RecordKey::Node(id) => self.nodes.get(&id).map(to_bytes),
-            RecordKey::Network(id) => self.networks.get(&id).map(to_bytes),
-            RecordKey::Member(network, node) => self.members.get(&(network, node)).map(to_bytes),
-            RecordKey::Trust(low, high) => self.trust.contains(&(low, high)).then(Vec::new),
-            RecordKey::Inbox(id) => self.inboxes.get(&id).map(to_bytes),
-            RecordKey::Invites(id) => self.invites.get(&id).map(to_bytes),
-            RecordKey::Audit(number) => self.audit.get(&number).map(to_bytes),
-            RecordKey::Operator => Some(to_bytes(&self.operator)),
+            RecordKey::Meta => append(Some(&self.meta), out),
+            RecordKey::Identity(id) => append(self.identities.get(&id), out),
+            RecordKey::Node(id) => append(self.nodes.get(&id), out),
+            RecordKey::Network(id) => append(self.networks.get(&id), out),
+            RecordKey::Member(network, node) => append(self.members.get(&(network, node)), out),
+            RecordKey::Trust(low, high) => self.trust.contains(&(low, high)),
+            RecordKey::Inbox(id) => append(self.inboxes.get(&id), out),
+            RecordKey::Invites(id) => append(self.invites.get(&id), out),
+            RecordKey::Audit(number) => append(self.audit.get(&number), out),
+            RecordKey::Operator => append(Some(&self.operator), out),
         }
     }
 
@@ -150,12 +165,10 @@ impl State {
     }
 }
 
-fn to_bytes<T: Serialize>(record: &T) -> Vec<u8> {
-    // What a node takes with all that most nodes say about themselves.
-    let mut bytes = Vec::with_capacity(224);
-    serde_json::to_writer(&mut bytes, record)
-        .expect("records have text keys only and no fallible serializer");
-    bytes
+fn append<T: Serialize>(record: Option<&T>, out: &mut Vec<u8>) -> bool {
+    let Some(record) = record else { return false };
+    serde_json::to_writer(out, record).expect("records have text keys only and no fallible serializer");
+    true
 }
 
 fn from_bytes<T: DeserializeOwned>(key: RecordKey, bytes: &[u8]) -> Result<T, RestoreError> {

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use super::records::{KeyDates, Meta};
 use super::{
-    AuditEntry, BACKBONE, Changed, HandshakeRequest, HandshakeResponse, Identity, Inbox, Invite, JoinRule, Member,
-    Network, Node, Operator, PlannedRole, Policy, RecordKey, Role, State,
+    AuditEntry, BACKBONE, Changed, HandshakeRequest, HandshakeResponse, Identity, Inbox, Invite, JoinRule,
+    Member, Network, Node, Operator, PlannedRole, Policy, RecordKey, Role, State,
 };
 use crate::key::PublicKey;
 

@@ -21,12 +21,8 @@ fn a_private_node_shows_no_address() {
 #[test]
 fn resolve_checks_requester_signature_target_and_privacy_in_that_order() {
     let mut rig = Rig::nodes(2);
-    let stranger = rig.registry.handle(
-        rig.now,
-        "192.0.2.1:1".parse().unwrap(),
-        json!({"type": "resolve", "node_id": 99, "requester_id": 98}).as_object().unwrap(),
-    );
-    assert_eq!(stranger.body["error"], "request failed", "requester not registered: hidden");
+    let stranger = rig.ask("resolve", json!({"node_id": 99, "requester_id": 98}));
+    assert_eq!(stranger["error"], "request failed", "requester not registered: hidden");
     assert_eq!(
         rig.refused("resolve", json!({"node_id": 99, "requester_id": 1})),
         "signature required for authenticated node"
@@ -281,11 +277,11 @@ fn beacons_announce_themselves_for_a_minute() {
 fn what_is_not_known_is_not_explained() {
     let mut rig = Rig::new();
     assert_eq!(rig.refused("nope", json!({})), "request failed");
-    let reply = rig.registry.handle(rig.now, "192.0.2.1:1".parse().unwrap(), &Map::new());
-    assert_eq!(reply.body["error"], "request failed");
+    let reply = rig.reply(&Map::new());
+    assert_eq!(object(&reply)["error"], "request failed");
     assert!(!reply.close);
     let request = json!({"type": "subscribe_replication", "token": "x"});
-    assert!(rig.registry.handle(rig.now, "192.0.2.1:1".parse().unwrap(), request.as_object().unwrap()).close);
+    assert!(rig.reply(request.as_object().unwrap()).close);
 }
 
 #[test]

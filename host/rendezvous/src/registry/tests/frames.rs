@@ -12,10 +12,15 @@ fn raw(seed: u8, text: &str) -> [u8; 64] {
 }
 
 impl Rig {
-    fn frame(&mut self, kind: u8, payload: &[u8]) -> (u8, Vec<u8>) {
-        let reply = self.registry.handle_frame(self.now, "192.0.2.1:5000".parse().unwrap(), kind, payload);
-        self.store(&reply.changes);
-        (reply.kind, reply.payload)
+    pub(super) fn frame(&mut self, kind: u8, payload: &[u8]) -> (u8, Vec<u8>) {
+        let text = pilot_wire::gojson::readable(payload);
+        let query = if kind == MSG_JSON { Query::json_frame(&text) } else { Query::frame(kind, payload) };
+        let mut reply = self.registry.handle(self.now, "192.0.2.1:5000".parse().unwrap(), &query, None);
+        let changes = self.registry.take_changes();
+        self.store(&changes);
+        let mut out = Vec::new();
+        reply.write(&mut String::new(), &mut out).unwrap();
+        pilot_wire::registry::read_frame(&mut &out[..]).unwrap()
     }
 
     #[track_caller]

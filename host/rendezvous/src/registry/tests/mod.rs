@@ -27,6 +27,25 @@ use crate::settings::Settings;
 pub(super) const ADMIN: &str = "sekrit";
 const START: i64 = 1_800_000_000;
 
+/// One message of JSON mode, from 192.0.2.1; read from its text, as a driver reads it.
+pub(super) fn message(
+    registry: &mut Registry,
+    now: i64,
+    request: &Map<String, Value>,
+    proof: Option<Proof>,
+) -> Reply {
+    let text = serde_json::to_string(request).unwrap();
+    registry.handle(now, "192.0.2.1:5000".parse().unwrap(), &Query::message(&text).unwrap(), proof)
+}
+
+/// The answer to a message.
+pub(super) fn object(reply: &Reply) -> Map<String, Value> {
+    match &reply.body {
+        query::Body::Message(answer) => answer.clone().done(),
+        other => panic!("{other:?} is no message"),
+    }
+}
+
 /// A registry with its clock, and the store that a driver would keep.
 pub(super) struct Rig {
     pub registry: Registry,
@@ -67,16 +86,24 @@ impl Rig {
     pub fn ask(&mut self, op: &str, params: Value) -> Map<String, Value> {
         let Value::Object(mut request) = params else { panic!("{params} is no object") };
         request.insert("type".into(), op.into());
-        let reply = self.registry.handle(self.now, "192.0.2.1:5000".parse().unwrap(), &request);
-        self.store(&reply.changes);
+        let reply = self.reply(&request);
+        let changes = self.registry.take_changes();
+        assert_eq!(reply.changed, !changes.is_empty(), "{request:?}");
+        self.store(&changes);
+        let answer = object(&reply);
         self.notified.extend(reply.notify);
-        reply.body
+        answer
+    }
+
+    /// One message of JSON mode, from 192.0.2.1.
+    pub fn reply(&mut self, request: &Map<String, Value>) -> Reply {
+        message(&mut self.registry, self.now, request, None)
     }
 
     pub fn store(&mut self, changes: &[Change]) {
         for change in changes {
             match &change.value {
-                Some(value) => drop(self.stored.insert(change.key, value.clone())),
+                Some(value) => drop(self.stored.insert(change.key, value.to_vec())),
                 None => drop(self.stored.remove(&change.key)),
             }
         }

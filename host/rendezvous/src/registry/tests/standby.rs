@@ -71,9 +71,8 @@ fn a_standby_reads_and_keeps_everyone() {
 fn only_the_token_opens_the_feed() {
     let subscribe = |rig: &mut Rig, token: &str| {
         let request = json!({"type": "subscribe_replication", "token": token});
-        let reply =
-            rig.registry.handle(rig.now, "192.0.2.1:1".parse().unwrap(), request.as_object().unwrap());
-        (reply.subscribed, reply.close, reply.body["error"].as_str().unwrap().to_owned())
+        let reply = rig.reply(request.as_object().unwrap());
+        (reply.subscribed, reply.close, object(&reply)["error"].as_str().unwrap().to_owned())
     };
     let mut rig = Rig::with(|s| s.replication_token = Some("copy".into()));
     assert!(subscribe(&mut rig, "copy").0);

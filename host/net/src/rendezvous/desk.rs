@@ -79,12 +79,13 @@ impl Desk {
     /// One of the tasks that do the work; it ends when it is dropped.
     pub async fn work(self: Arc<Self>) {
         loop {
-            self.queue.filled().await;
+            // First what one before this has left behind.
             while let Some((batch, turn)) = self.queue.take() {
                 self.serve(batch).await;
                 drop(turn);
                 tokio::task::yield_now().await;
             }
+            self.queue.filled().await;
         }
     }
 

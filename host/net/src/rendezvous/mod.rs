@@ -184,7 +184,7 @@ impl RendezvousServer {
         tasks.close();
         let mut workers = JoinSet::new();
         for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
-            workers.spawn(desk.clone().work());
+            workers.spawn(keep_working(desk.clone()));
         }
         Ok(Self {
             registry_addr,
@@ -266,6 +266,21 @@ async fn bind_compat(listen: CompatListen) -> Result<Compat, BindError> {
     let addr = listener.local_addr().map_err(failed)?;
     let CompatListen { max_clients, challenge_max_age, .. } = listen;
     Ok(Compat { listener, addr, certificate, max_clients, challenge_max_age })
+}
+
+/// One of the tasks that answer requests. Nothing should make it panic; if something does, the connections concerned are
+/// closed, and the others are served on.
+async fn keep_working(desk: Arc<Desk>) {
+    loop {
+        let mut task = JoinSet::new();
+        task.spawn(desk.clone().work());
+        match task.join_next().await {
+            Some(Err(e)) if e.is_panic() => {
+                tracing::error!(error = %e, "rendezvous: a request was not survived; please report this");
+            }
+            _ => return,
+        }
+    }
 }
 
 /// Removes silent nodes, and has the store tidied up, until the server stops.

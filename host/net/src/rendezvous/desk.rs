@@ -2,7 +2,7 @@
 //!
 //! The registry stands behind a plain lock, held only while it works on requests and never across an await; lookups share
 //! it. All other requests come through a queue and are worked on many at a time: read, and their signatures checked,
-//! before the lock is taken, written down behind it. Changes are queued for the committer under the lock, so the store
+//! before the lock is taken. Changes are queued for the committer under the lock, so the store
 //! sees them in the order in which they were made; an answer to a change goes back when the store has it.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
